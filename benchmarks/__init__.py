@@ -1,0 +1,1 @@
+"""Measurements of speed, as ratios against peers in the same run."""

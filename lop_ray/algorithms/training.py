@@ -1,0 +1,42 @@
+"""What every kind of training offers to the trial that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from lop_ray.algorithms.spec import TrialSpec
+
+Rows = dict[str, list[dict[str, Any]]]
+"""Rows by table, without the trial's id."""
+
+
+class Training(Protocol):
+    """A network in training, one update at a time.
+
+    Attributes:
+        updates: Updates so far.
+        env_steps: Environment steps (examples, for supervised problems) so far.
+    """
+
+    updates: int
+    env_steps: int
+
+    def update(self) -> Rows:
+        """Trains once; returns the update's rows, exactly one of them in table `updates`."""
+        ...
+
+    def state(self) -> dict[str, bytes]:
+        """Files from which `restore` continues bit for bit."""
+        ...
+
+    def restore(self, files: Mapping[str, bytes]) -> None:
+        """Takes back what `state` gave, before the first update."""
+        ...
+
+    def close(self) -> None:
+        """Ends workers and frees what it holds."""
+        ...
+
+
+TrainingFactory = Callable[[TrialSpec], Training]

@@ -1,0 +1,149 @@
+"""One trial from its first update to its last, through any number of deaths in between.
+
+A trial owns its rows and its checkpoints. Every start is the same: find the newest valid checkpoint, remove
+the rows past it, go on. That one way serves a killed process, a lost node and a new session alike.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from lop_ray.algorithms.divergence import DivergedError
+from lop_ray.algorithms.spec import TrialSpec
+from lop_ray.algorithms.training import Rows, Training, TrainingFactory
+from lop_ray.results import Checkpoints, Store
+from lop_ray.results.provenance import provenance, versions
+
+
+class RowListener(Protocol):
+    """Someone who is told of a trial's rows as they are written."""
+
+    def on_rows(self, spec: TrialSpec, rows: Rows) -> None:
+        """Called with the rows of every update."""
+        ...
+
+    def on_end(self, spec: TrialSpec, status: str) -> None:
+        """Called once, when this process stops working on the trial."""
+        ...
+
+
+class Trial:
+    """A trial at work in this process.
+
+    Args:
+        spec: What to train.
+        store: Where its grid's results are.
+        make_training: Builds the training.
+        listeners: Told of every update's rows.
+
+    Attributes:
+        status: running, finished, diverged or stopped.
+        notes: What a person should know about this start, such as a checkpoint passed over.
+    """
+
+    def __init__(
+        self, spec: TrialSpec, store: Store, make_training: TrainingFactory, listeners: list[RowListener] | None = None
+    ):
+        self.spec = spec
+        self.status = "running"
+        self.reason: str | None = None
+        self._listeners = listeners or []
+        self._writer = store.trial_writer(spec.trial_id)
+        self._checkpoints = Checkpoints(store.location, spec.trial_id, keep=spec.checkpoints.keep)
+        checkpoint, self.notes = self._checkpoints.newest_valid()
+        self._writer.rewind(checkpoint.update if checkpoint else 0)
+        self._started_at = (store.trials().get(spec.trial_id) or {}).get("started_at") or _now()
+        self._set_status("running", checkpoint.env_steps if checkpoint else 0, checkpoint.update if checkpoint else 0)
+        self._training: Training = make_training(spec)
+        if checkpoint:
+            self._training.restore({name: checkpoint.read(name) for name in checkpoint.files})
+            self.notes.append(f"continues from update {checkpoint.update}")
+        self._saved_at = self._training.env_steps
+        self._saved_update = checkpoint.update if checkpoint else 0
+        self.latest: dict[str, Any] = {"env_steps": self._training.env_steps, "updates": self._training.updates}
+        self._finish_if_done()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether updates remain."""
+        return self.status == "running"
+
+    def advance(self) -> None:
+        """One update: train, keep its rows, and when due write a checkpoint or the end."""
+        start = time.perf_counter()
+        try:
+            rows = self._training.update()
+        except DivergedError as error:
+            self._end("diverged", f"update {self._training.updates + 1}: {error}")
+            return
+        row = rows["updates"][0]
+        row["wall_s"] = time.perf_counter() - start
+        for table, some in rows.items():
+            self._writer.append_many(table, some)
+        for listener in self._listeners:
+            listener.on_rows(self.spec, rows)
+        self.latest = {**row, "updates": self._training.updates, **_dead_fraction(rows)}
+        if self._training.env_steps - self._saved_at >= self.spec.checkpoints.every_steps:
+            self._save()
+        self._finish_if_done()
+
+    def stop(self) -> None:
+        """Commits everything and leaves the trial to be continued later; does nothing once it has ended."""
+        if self.at_work:
+            self._save()
+            self._end("stopped", "interrupted")
+
+    def _finish_if_done(self) -> None:
+        if self._training.env_steps >= self.spec.total_steps:
+            self._save()
+            self._end("finished", None)
+
+    def _save(self) -> None:
+        """Rows first, then the checkpoint: rows past the newest checkpoint can be removed, missing ones not made."""
+        self._writer.commit()
+        if self._training.updates > self._saved_update:
+            self._checkpoints.save(
+                self._training.updates, self._training.env_steps, self._training.state(), versions()
+            )
+            self._saved_update = self._training.updates
+        self._saved_at = self._training.env_steps
+
+    def _end(self, status: str, reason: str | None) -> None:
+        self._writer.commit()
+        if status != "stopped":
+            self._writer.join()
+        self._set_status(status, self._training.env_steps, self._training.updates, reason)
+        self.status, self.reason = status, reason
+        for listener in self._listeners:
+            listener.on_end(self.spec, status)
+        self._training.close()
+
+    def _set_status(self, status: str, env_steps: int, updates: int, reason: str | None = None) -> None:
+        spec = self.spec
+        self._writer.set_status(
+            status,
+            reason,
+            grid=spec.grid,
+            problem=spec.problem,
+            algorithm=spec.algorithm,
+            variant=spec.variant,
+            seed=spec.seed,
+            env_steps=env_steps,
+            updates=updates,
+            config=spec.model_dump_json(),
+            started_at=self._started_at,
+            finished_at=None if status == "running" else _now(),
+            **provenance(),
+        )
+
+
+def _dead_fraction(rows: Rows) -> dict[str, float]:
+    layers = [row for row in rows.get("layers", []) if row.get("dead") is not None]
+    units = sum(row["units"] for row in layers)
+    return {"dead_fraction": sum(row["dead"] for row in layers) / units} if units else {}
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
