@@ -10,7 +10,6 @@ import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from lop_ray.diagnostics import DiagnosticSuite
-from lop_ray.diagnostics.weights import Weights, copy_weights
 
 
 def latest_observations(kept: np.ndarray | None, new: np.ndarray, size: int) -> np.ndarray:
@@ -39,7 +38,6 @@ class PlasticityCallback(RLlibCallback):
     def __init__(self) -> None:
         super().__init__()
         self._suite: DiagnosticSuite | None = None
-        self._before: dict[str, Weights] = {}
 
     def _suite_of(self, config: Any) -> DiagnosticSuite:
         if self._suite is None:
@@ -71,16 +69,14 @@ class PlasticityCallback(RLlibCallback):
                 update=update,
                 networks=_learner(algorithm).actor_critic.networks(),
                 observations=self._observations(algorithm, suite.samples),
-                extra={"before": self._before} if self._before else {},
             )
             algorithm.diagnostic_rows = rows.tables()
         self._remember(algorithm)
         algorithm.diagnose_s = time.perf_counter() - start
 
     def _remember(self, algorithm: Any) -> None:
-        needed = "before" in self._suite_of(algorithm.config).needs(algorithm.iteration + 1)
-        networks = _learner(algorithm).actor_critic.networks() if needed else {}
-        self._before = {name: copy_weights(network) for name, network in networks.items()}
+        suite = self._suite_of(algorithm.config)
+        suite.remember(algorithm.iteration + 1, _learner(algorithm).actor_critic.networks())
 
     def _observations(self, algorithm: Any, size: int) -> torch.Tensor:
         group = algorithm.env_runner_group

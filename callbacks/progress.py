@@ -44,6 +44,11 @@ class Progress(Callback):
         self._start = time.monotonic()
         self._shown = 0.0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune pickles its callbacks for a restore that lop_ray never asks for (docs/architecture.md); a live
+        # table cannot be pickled and has no place there.
+        return Callback, ()
+
     @property
     def unfinished(self) -> list[TrialSpec]:
         """Trials that have neither ended nor failed."""
@@ -195,11 +200,8 @@ def _traceback(trial: Any) -> str:
 
 
 def _reason(trial: Any) -> str:
-    lines = [line for line in _traceback(trial).splitlines() if line.strip() and not line.startswith((" ", "\t"))]
-    error = trial.get_error() if hasattr(trial, "get_error") else None
-    cause = getattr(error, "cause", None) or error
-    if cause is not None:
-        return " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
+    """The last line of the traceback that names the error."""
+    lines = [line.strip() for line in _traceback(trial).splitlines() if line.strip() and not line[0].isspace()]
     return lines[-1][:300] if lines else "unknown"
 
 

@@ -39,7 +39,7 @@ class Trial:
         listeners: Told of every update's rows.
 
     Attributes:
-        status: running, finished, diverged or stopped.
+        status: running, finished, diverged, stopped, or failed after an error that was not expected.
         notes: What a person should know about this start, such as a checkpoint passed over.
     """
 
@@ -71,13 +71,22 @@ class Trial:
         return self.status == "running"
 
     def advance(self) -> None:
-        """One update: train, keep its rows, and when due write a checkpoint or the end."""
-        start = time.perf_counter()
+        """One update: train, keep its rows, and when due write a checkpoint or the end.
+
+        After any error but divergence nothing more is written: the update's rows may be incomplete, and the next
+        start goes on from the newest checkpoint.
+        """
         try:
-            rows = self._training.update()
+            self._advance()
         except DivergedError as error:
             self._end("diverged", f"update {self._training.updates + 1}: {error}")
-            return
+        except BaseException:
+            self.status = "failed"
+            raise
+
+    def _advance(self) -> None:
+        start = time.perf_counter()
+        rows = self._training.update()
         row = rows["updates"][0]
         row["wall_s"] = time.perf_counter() - start
         for table, some in rows.items():

@@ -116,12 +116,5 @@ class PlasticityPPO(PPO):
 
     @override(PPO)
     def _setup_logdir(self, *args: Any, **kwargs: Any) -> None:
-        # RLlib would leave an empty folder below the home directory, for logs that nothing writes.
-        self._scratch = tempfile.TemporaryDirectory(prefix="lop_ray-rllib-")
-        self._logdir = self._scratch.name
-
-    @override(PPO)
-    def cleanup(self) -> None:
-        """Ends workers and removes the scratch folder."""
-        super().cleanup()
-        self._scratch.cleanup()
+        # RLlib would make an empty folder below the home directory, for logs that nothing writes.
+        self._logdir = tempfile.gettempdir()

@@ -1,0 +1,1 @@
+"""Statistics, curves, tables and figures on the result store."""

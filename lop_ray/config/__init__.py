@@ -1,0 +1,1 @@
+"""Grid files: read, checked, and resolved into settings."""

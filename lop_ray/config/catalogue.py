@@ -1,0 +1,113 @@
+"""What can be named in a grid: problems, algorithms, interventions, diagnostics, variants, and the grids themselves."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from lop_ray.config.yaml12 import Document, read_document
+from lop_ray.errors import UserError, unknown
+from lop_ray.options import Options
+
+ALGORITHMS = {"ppo": "lop_ray.algorithms.ppo.options:PPOOptions"}
+"""Where the options of each algorithm are; also the name of its section in a grid file."""
+
+VARIANTS_FILE = "variants.yaml"
+
+
+@cache
+def algorithms() -> dict[str, type[Options]]:
+    """Options class of each algorithm, by name."""
+    found = {}
+    for name, place in ALGORITHMS.items():
+        module, attribute = place.split(":")
+        found[name] = getattr(import_module(module), attribute)
+    return found
+
+
+@cache
+def problems() -> dict[str, type[Options]]:
+    """Options class of each problem, by name; also the name of its section in a grid file."""
+    from lop_ray.problems import PROBLEMS
+
+    return {name: problem.Options for name, problem in PROBLEMS.items()}
+
+
+@cache
+def interventions() -> dict[str, type[Options]]:
+    """Options class of each intervention, by name."""
+    from lop_ray.interventions import INTERVENTIONS
+
+    return {name: intervention.Options for name, intervention in INTERVENTIONS.items()}
+
+
+@cache
+def diagnostics() -> dict[str, type[Options]]:
+    """Options class of each diagnostic, by name."""
+    from lop_ray.diagnostics import DIAGNOSTICS
+
+    return dict(DIAGNOSTICS)
+
+
+def config_folders() -> list[Path]:
+    """Where grids are looked for: `tune_configs/` here, then beside the package."""
+    here, ours = Path("tune_configs"), Path(__file__).resolve().parents[2] / "tune_configs"
+    folders = [here] if here.is_dir() else []
+    if ours.is_dir() and not (folders and here.resolve() == ours):
+        folders.append(ours)
+    return folders
+
+
+def grids() -> dict[str, Path]:
+    """All grids that have a name, and their files."""
+    found: dict[str, Path] = {}
+    for folder in config_folders():
+        for path in sorted(folder.glob("*.yaml")):
+            if path.name != VARIANTS_FILE:
+                found.setdefault(path.stem, path)
+    return found
+
+
+def find_grid(name: str) -> Path:
+    """The file of a grid given by name, or by path when it ends in .yaml or .yml.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UserError(f"grid file {name} does not exist; give a path, or one of: {', '.join(grids())}")
+        return Path(name)
+    known = grids()
+    if name not in known:
+        raise UserError(unknown("grid", name, known))
+    return known[name]
+
+
+def variants(beside: Path | None = None) -> dict[str, Document]:
+    """All variants by name, each with where it is written.
+
+    Args:
+        beside: A grid's file. A `variants.yaml` in its folder is used in place of lop_ray's own.
+
+    Raises:
+        UserError: If the file is missing or a variant is no mapping.
+    """
+    folders = ([beside.parent] if beside else []) + config_folders()
+    path = next((folder / VARIANTS_FILE for folder in folders if (folder / VARIANTS_FILE).is_file()), None)
+    if path is None:
+        raise UserError(f"no {VARIANTS_FILE} in {', '.join(map(str, folders)) or 'tune_configs'}")
+    document = read_document(path)
+    found = {}
+    for name, values in document.values.items():
+        if not isinstance(values, dict):
+            raise UserError(f"variant {name} = {values!r}: must be a mapping [{document.where((name,))}]")
+        lines = {at[1:]: line for at, line in document.lines.items() if at[0] == name}
+        found[name] = Document(document.name, values, lines)
+    return found
+
+
+def named(kind: str) -> dict[str, type[Options]]:
+    """`interventions` or `diagnostics`, by the name of the section."""
+    return {"interventions": interventions, "diagnostics": diagnostics}[kind]()

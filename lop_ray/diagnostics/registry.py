@@ -1,0 +1,59 @@
+"""The diagnostics by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
+from lop_ray.diagnostics.base import Diagnostic, DiagnosticOptions
+from lop_ray.errors import unknown
+
+_PLACES = {
+    "margins": "units:MARGINS",
+    "dormant": "units:DORMANT",
+    "ranks": "ranks:RANKS",
+    "features": "features:FEATURES",
+    "predictive_margins": "features:PREDICTIVE_MARGINS",
+    "weights": "weights:WEIGHTS",
+    "weight_spectrum": "weights:WEIGHT_SPECTRUM",
+    "gradients": "gradients:GRADIENTS",
+    "gradient_covariance": "gradients:GRADIENT_COVARIANCE",
+    "churn": "gradients:CHURN",
+    "trust_region": "gradients:TRUST_REGION",
+    "hessian_density": "curvature:HESSIAN_DENSITY",
+    "top_eigenvalues": "curvature:TOP_EIGENVALUES",
+}
+"""Module and name of each diagnostic; modules load when first used."""
+
+
+def find_diagnostic(name: str) -> Diagnostic:
+    """The diagnostic called `name`.
+
+    Raises:
+        ValueError: There is none; the nearest name is offered.
+    """
+    if name not in _PLACES:
+        raise ValueError(unknown("diagnostic", name, _PLACES))
+    module, attribute = _PLACES[name].split(":")
+    found = getattr(import_module(f"lop_ray.diagnostics.{module}"), attribute)
+    assert isinstance(found, Diagnostic)
+    return found
+
+
+class _OptionsByName(Mapping[str, type[DiagnosticOptions]]):
+    """Read-only mapping from a diagnostic's name to the class of its options."""
+
+    def __getitem__(self, name: str) -> type[DiagnosticOptions]:
+        if name not in _PLACES:
+            raise KeyError(name)
+        return find_diagnostic(name).options
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+DIAGNOSTICS: Mapping[str, type[DiagnosticOptions]] = _OptionsByName()
+"""Class of the options of every diagnostic, by name."""

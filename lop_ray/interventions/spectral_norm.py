@@ -1,0 +1,134 @@
+"""Spectral normalisation: hidden layers use W / sigma(W), sigma the largest singular value.
+
+Miyato et al. 2018 (arXiv 1802.05957, section 2.1 and Algorithm 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.utils import parametrize
+
+from lop_ray.interventions.base import GradientStep, Intervention, Training
+from lop_ray.networks import HiddenLayer, hidden_layers, trainable_weight
+from lop_ray.options import Options
+
+_FIRST_ITERATIONS = 15
+
+
+class SpectralNormOptions(Options):
+    """The options of `spectral_norm`."""
+
+    layers: Literal["hidden", "first"] = "hidden"
+    """hidden: every hidden layer; first: only the first (Lyle et al. 2023)."""
+    heads: bool = False
+    """Also the output layers: what reads a hidden layer and is none itself."""
+    power_iterations: Annotated[int, Gt(0)] = 1
+    """Power iterations after each gradient step."""
+
+
+class SpectralNorm(Intervention):
+    """Parametrises weights as W / sigma, with sigma = u' W v from a running power iteration.
+
+    A convolution's kernel is taken as the matrix [out, in * height * width] (Miyato et al., section 3). Gradients
+    flow through sigma, with u and v held fixed. The bias is not normalised.
+
+    u and v move only after an optimiser step. With one forward pass a step this is the same sequence as
+    `torch.nn.utils.spectral_norm`, which moves them in every forward pass in training mode; but here no forward
+    pass and no look at `module.weight` changes the network, in either mode, so that sampling and measuring
+    cannot change training. u and v are buffers, saved with the network's `state_dict`.
+    """
+
+    Options = SpectralNormOptions
+    options: SpectralNormOptions
+
+    def build(self, networks: Mapping[str, nn.Module], generator: torch.Generator) -> None:
+        """Registers the parametrisation; u starts at random, and 15 power iterations follow.
+
+        Raises:
+            ValueError: A weight has a parametrisation already.
+        """
+        for name, network in networks.items():
+            for module in self._chosen(hidden_layers(network)):
+                if parametrize.is_parametrized(module, "weight"):
+                    raise ValueError(
+                        f"a layer of the network {name!r} has a parametrised weight already: {module}; "
+                        "apply spectral_norm once, to networks that were just built"
+                    )
+                weight = trainable_weight(module)
+                normed = _Normed(weight, generator)
+                normed.iterate(weight, _FIRST_ITERATIONS)
+                parametrize.register_parametrization(module, "weight", normed)
+
+    def _chosen(self, layers: Sequence[HiddenLayer]) -> list[nn.Module]:
+        chosen = layers[:1] if self.options.layers == "first" else layers
+        modules: list[nn.Module] = [layer.incoming for layer in chosen]
+        if self.options.heads:
+            hidden = {id(layer.incoming) for layer in layers}
+            heads = {id(reader): reader for layer in layers for reader in layer.readers if id(reader) not in hidden}
+            modules += heads.values()
+        return modules
+
+    def attach(self, training: Training) -> None:
+        """Finds the parametrised weights.
+
+        Raises:
+            ValueError: There are none.
+        """
+        super().attach(training)
+        self._normed = [
+            (parametrization, trainable_weight(module))
+            for network in training.networks.values()
+            for module in network.modules()
+            if parametrize.is_parametrized(module, "weight")
+            for parametrization in module.parametrizations["weight"]  # type: ignore[index]
+            if isinstance(parametrization, _Normed)
+        ]
+        if not self._normed:
+            raise ValueError("spectral_norm finds no normalised layer; call build before the optimiser is made")
+
+    def after_gradient_step(self, step: GradientStep) -> None:
+        """Moves u and v towards the singular vectors of the weights as they are now."""
+        for normed, weight in self._normed:
+            normed.iterate(weight, self.options.power_iterations)
+
+
+class _Normed(nn.Module):
+    """weight -> weight / (u' W v), with W the weight as a matrix [out, rest].
+
+    Args:
+        weight: Shape, type and device to normalise.
+        generator: Source of the first u (on the CPU).
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, weight: Tensor, generator: torch.Generator):
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        u = torch.randn(len(matrix), generator=generator, dtype=weight.dtype).to(weight.device)
+        self.register_buffer("u", normalize(u, dim=0))
+        self.register_buffer("v", normalize(matrix.T @ self.u, dim=0))
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor, times: int) -> None:
+        """Does u <- W v / |W v|, v <- W' u / |W' u| so many times."""
+        matrix = weight.flatten(1)
+        for _ in range(times):
+            self.u.copy_(normalize(matrix @ self.v, dim=0))
+            self.v.copy_(normalize(matrix.T @ self.u, dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The normalised weight."""
+        return weight / torch.dot(self.u, weight.flatten(1) @ self.v)
+
+
+def exact_spectral_norm(weight: Tensor) -> Tensor:
+    """The largest singular value of `weight` as a matrix [out, rest], by SVD in float64; a scalar for analysis."""
+    return torch.linalg.svdvals(weight.detach().double().flatten(1))[0]

@@ -1,0 +1,82 @@
+"""Where data come from: the registry of problems.
+
+A problem's module, and with it its simulator, is only imported when the problem is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+    from lop_ray.options import Options as OptionsBase
+
+__all__ = ["PROBLEMS", "Problem", "find_problem", "make_problem"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An entry of the registry.
+
+    Attributes:
+        name: As in a grid file.
+        description: One line.
+        module: Where the two classes live.
+        options_class: Name of the `lop_ray.options.Options` subclass.
+        env_class: Name of the `gymnasium.vector.VectorEnv` subclass, which takes the options and `num_threads`.
+    """
+
+    name: str
+    description: str
+    module: str
+    options_class: str
+    env_class: str
+
+    @property
+    def Options(self) -> type[OptionsBase]:
+        """The problem's options."""
+        return getattr(import_module(self.module), self.options_class)
+
+    def make(self, options: OptionsBase, *, num_threads: int = 1) -> VectorEnv[Any, Any, Any]:
+        """All copies of the environment that `options` describe, stepped by `num_threads` threads."""
+        return getattr(import_module(self.module), self.env_class)(options, num_threads=num_threads)
+
+
+PROBLEMS: dict[str, Problem] = {
+    problem.name: problem
+    for problem in [
+        Problem(
+            "ant", "MuJoCo Ant, run in the direction +x; fixed task", "lop_ray.problems.ant", "AntOptions", "VectorAnt"
+        ),
+    ]
+}
+
+
+def find_problem(name: str) -> Problem:
+    """The problem called `name`.
+
+    Raises:
+        ValueError: There is none; the nearest name is offered.
+    """
+    if name not in PROBLEMS:
+        near = difflib.get_close_matches(name, PROBLEMS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known problems: {', '.join(PROBLEMS)}"
+        raise ValueError(f"unknown problem '{name}': {hint}")
+    return PROBLEMS[name]
+
+
+def make_problem(name: str, options: Mapping[str, Any], num_threads: int = 1) -> VectorEnv[Any, Any, Any]:
+    """The environment of the problem called `name`.
+
+    Args:
+        name: In `PROBLEMS`.
+        options: Keyword arguments of the problem's options; unknown and bad ones raise `pydantic.ValidationError`.
+        num_threads: Threads that step the copies, the calling one included.
+    """
+    problem = find_problem(name)
+    return problem.make(problem.Options(**options), num_threads=num_threads)

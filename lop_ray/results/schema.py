@@ -1,0 +1,181 @@
+"""The tables of the store: every column, its type, its unit and its meaning.
+
+A column is described in its field's metadata, under `description`; a table's schema carries its name
+and SCHEMA_VERSION, which every part repeats in its file metadata. Columns are added, never renamed
+or given another type; adding one raises SCHEMA_VERSION, and older parts read as null there.
+
+`trial_id` is in the files as well as in the folders' names: a part is complete on its own, and a
+reader that takes the folder's value for something else than text is overruled by the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+VERSION_KEY = b"lop_ray.schema_version"
+
+STATUSES = ("running", "finished", "diverged", "failed", "stopped")
+
+_INT, _COUNT, _FLOAT, _TEXT, _BOOL = pa.int64(), pa.int32(), pa.float64(), pa.string(), pa.bool_()
+_TIME = pa.timestamp("us")  # no zone: duckdb can't hand out zoned times without pytz
+
+Columns = dict[str, tuple[pa.DataType, str]]
+
+_TRIAL_ID: Columns = {"trial_id": (_TEXT, "The trial; key into `trials`.")}
+_WHEN: Columns = {
+    "update": (_INT, "Updates of the trial so far, this one included; counted from 1 (0: before the first)."),
+    "env_steps": (_INT, "Environment steps of the trial so far (examples, for supervised problems)."),
+    "task": (_COUNT, "Task that the problem was at; counted from 0."),
+}
+_WHERE: Columns = {
+    "network": (_TEXT, "policy, value, q or classifier."),
+    "layer": (_COUNT, "Hidden layer; 0 is the first."),
+}
+_DESCRIPTIONS: dict[str, Columns] = {
+    "trials": _TRIAL_ID
+    | {
+        "grid": (_TEXT, "Name of the grid."),
+        "problem": (_TEXT, "Name of the problem."),
+        "algorithm": (_TEXT, "Name of the algorithm."),
+        "variant": (_TEXT, "Name of the variant."),
+        "seed": (_INT, "Seed of the trial."),
+        "status": (_TEXT, "running, finished, diverged, failed or stopped."),
+        "reason": (_TEXT, "Why it diverged, failed or stopped; null otherwise."),
+        "env_steps": (_INT, "Environment steps taken."),
+        "updates": (_INT, "Updates made."),
+        "config": (_TEXT, "The resolved configuration, JSON."),
+        "git_commit": (_TEXT, "Commit of the code; null outside a git repository."),
+        "git_dirty": (_BOOL, "Whether the code differed from that commit; null outside a git repository."),
+        "versions": (_TEXT, "Versions of Python and the packages, JSON."),
+        "hardware": (_TEXT, "Processor, cores and GPUs of the machine."),
+        "started_at": (_TIME, "When the trial first ran, UTC."),
+        "finished_at": (_TIME, "When the trial ended, UTC; null while it runs."),
+    },
+    "updates": _TRIAL_ID
+    | _WHEN
+    | {
+        "wall_s": (_FLOAT, "Time of this update in s: sampling, learning, diagnosing."),
+        "policy_loss": (_FLOAT, "Policy loss, mean over the minibatches of the last epoch."),
+        "value_loss": (_FLOAT, "Value loss, mean over the minibatches of the last epoch."),
+        "entropy": (_FLOAT, "Entropy of the policy in nats, mean over the last epoch."),
+        "approx_kl": (_FLOAT, "Estimated KL from the policy that sampled, in nats, mean over the last epoch."),
+        "clip_fraction": (_FLOAT, "Share of samples whose ratio was clipped, over the last epoch."),
+        "grad_norm": (_FLOAT, "L2 norm of the gradient before clipping, mean over all gradient steps of the update."),
+        "explained_variance": (_FLOAT, "1 - Var(return - value) / Var(return) over the batch."),
+        "weight_change": (_FLOAT, "Sum of |dw| over the policy network's weights, biases left out, over this update."),
+        "episodes": (_COUNT, "Episodes that ended during this update."),
+        "episode_return_mean": (_FLOAT, "Mean undiscounted return of those; null if none ended."),
+        "sample_s": (_FLOAT, "Time for sampling, in s."),
+        "learn_s": (_FLOAT, "Time for the gradient steps, in s."),
+        "diagnose_s": (_FLOAT, "Time for the diagnostics, in s."),
+    },
+    "episodes": _TRIAL_ID
+    | _WHEN
+    | {
+        "episode_return": (_FLOAT, "Undiscounted return."),
+        "length": (_COUNT, "Steps of the episode."),
+        "terminated": (_BOOL, "True: a terminal state; false: cut by the time limit."),
+    },
+    "layers": _TRIAL_ID
+    | _WHEN
+    | _WHERE
+    | {
+        "units": (_COUNT, "Units (channels) of the layer."),
+        "dead": (_COUNT, "Units with margin < 0: no buffered observation activates them."),
+        "at_risk": (_COUNT, "Units with 0 <= margin < 0.1."),
+        "always_on": (_COUNT, "Units whose least pre-activation over the buffer is > 0."),
+        "selective": (_COUNT, "Units whose pre-activation is < 0 for some buffered observations, > 0 for others."),
+        "mean_margin": (_FLOAT, "Mean over units of the margin: the largest pre-activation over the buffer."),
+        "activation_rate": (_FLOAT, "Mean over units of the share of buffered observations that activate them."),
+        "dormant": (_COUNT, "Units with E|h| / mean over units of E|h| at most tau (Sokar et al. 2023)."),
+        "silent": (_COUNT, "Units active on at most 1 % of buffered observations (the reference's dormant units)."),
+        "activity": (_FLOAT, "Mean over units and buffered observations of |h|."),
+        "stable_rank": (_FLOAT, "Least k whose largest k singular values of the features hold 99 % of their sum."),
+        "effective_rank": (_FLOAT, "exp of the entropy of the normalised singular values (Roy & Vetterli 2007)."),
+        "feature_rank": (_FLOAT, "Number of singular values of features / sqrt(N) above 0.01 (Lyle et al. 2022)."),
+        "rank_refusal": (_TEXT, "Why ranks are NaN, such as too few samples; null where they are not."),
+        "weight_magnitude": (_FLOAT, "Mean |w| of the layer's incoming weights, without biases."),
+        "weight_norm": (_FLOAT, "Frobenius norm of the layer's incoming weights."),
+        "weight_change": (_FLOAT, "Sum of absolute changes of the incoming weights over this update."),
+    },
+    "neurons": _TRIAL_ID
+    | _WHEN
+    | _WHERE
+    | {"margin": (pa.list_(pa.float32()), "Largest pre-activation over the buffer, one value a unit.")},
+    "probes": _TRIAL_ID
+    | _WHEN
+    | {"probe": (_TEXT, "Name of the probe.")}
+    | _WHERE
+    | {
+        "metric": (_TEXT, "What of the probe was measured."),
+        "value": (_FLOAT, "The measured value, in the metric's unit."),
+    },
+    "spectra": _TRIAL_ID
+    | _WHEN
+    | _WHERE
+    | {
+        "spectrum": (_TEXT, "Name of the spectrum, such as singular_values or hessian_density."),
+        "x": (pa.list_(_FLOAT), "The spectrum's values, or its abscissa."),
+        "y": (pa.list_(_FLOAT), "Density or weight at each x; null where x stands alone."),
+    },
+}
+
+
+def _schema(table: str, columns: Columns) -> pa.Schema:
+    fields = [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in columns.items()]
+    return pa.schema(fields, metadata={"lop_ray.table": table, VERSION_KEY: str(SCHEMA_VERSION)})
+
+
+SCHEMAS: dict[str, pa.Schema] = {table: _schema(table, columns) for table, columns in _DESCRIPTIONS.items()}
+"""The schema of each table, by name."""
+
+JSON_COLUMNS = ("config", "versions")
+"""Columns of `trials` that hold JSON."""
+
+
+class SchemaVersionError(ValueError):
+    """A part was written by a newer version of the schema."""
+
+
+def schema_of(table: str) -> pa.Schema:
+    """The schema of a table.
+
+    Args:
+        table: Name of the table.
+
+    Returns:
+        Its columns, with descriptions, and the schema's version.
+
+    Raises:
+        KeyError: There is no such table.
+    """
+    try:
+        return SCHEMAS[table]
+    except KeyError:
+        raise KeyError(f"no table {table!r} in the store; there are {', '.join(SCHEMAS)}") from None
+
+
+def describe(table: str) -> dict[str, str]:
+    """Meaning and unit of every column of a table."""
+    return {field.name: field.metadata[b"description"].decode() for field in schema_of(table)}
+
+
+def check_version(metadata: dict[bytes, bytes] | None, where: Any) -> None:
+    """Refuses a part with columns that this code doesn't know, because they would be lost unseen.
+
+    Args:
+        metadata: The file's metadata.
+        where: The file, for the message.
+
+    Raises:
+        SchemaVersionError: The part was written by a newer schema.
+    """
+    version = int((metadata or {}).get(VERSION_KEY, b"0"))
+    if version > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{where} has schema version {version}, this lop_ray knows up to {SCHEMA_VERSION}: "
+            "use the lop_ray that wrote it or a newer one"
+        )

@@ -1,0 +1,31 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# One thread a process: tests run side by side, and results must not depend on how many cores there are.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory):
+    """A small Ray in this process, with a bounded object store and a temporary folder of its own."""
+    import tempfile
+
+    import ray
+
+    # Sockets below this folder have a path limit of about 100 characters, which pytest's own folders exceed.
+    with tempfile.TemporaryDirectory(prefix="lopray-") as folder:
+        ray.init(
+            num_cpus=4,
+            include_dashboard=False,
+            object_store_memory=100 * 1024**2,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()

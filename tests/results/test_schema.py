@@ -1,0 +1,60 @@
+"""The declared tables: what others rely on is there, described, and versioned."""
+
+import pyarrow as pa
+import pytest
+
+from lop_ray.results.schema import (
+    SCHEMA_VERSION,
+    SCHEMAS,
+    VERSION_KEY,
+    SchemaVersionError,
+    check_version,
+    describe,
+    schema_of,
+)
+
+PROMISED = {
+    "trials": "trial_id grid problem algorithm variant seed status reason env_steps updates config git_commit "
+    "git_dirty versions hardware started_at finished_at",
+    "updates": "trial_id update env_steps task wall_s policy_loss value_loss entropy approx_kl clip_fraction grad_norm "
+    "explained_variance weight_change episodes episode_return_mean sample_s learn_s diagnose_s",
+    "episodes": "trial_id update env_steps task episode_return length terminated",
+    "layers": "trial_id update env_steps task network layer units dead at_risk always_on selective mean_margin dormant "
+    "activity stable_rank effective_rank feature_rank weight_magnitude weight_change activation_rate",
+    "neurons": "trial_id update network layer margin",
+    "probes": "trial_id update env_steps task probe metric value network layer",
+    "spectra": "trial_id update env_steps task network layer spectrum x y",
+}
+
+
+@pytest.mark.parametrize("table", PROMISED)
+def test_promised_columns_are_there(table):
+    assert set(PROMISED[table].split()) <= set(SCHEMAS[table].names)
+    assert set(PROMISED) == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_every_column_is_described_and_the_version_stands_in_the_schema(table):
+    assert all(text.endswith(".") for text in describe(table).values())
+    assert list(describe(table)) == SCHEMAS[table].names
+    assert SCHEMAS[table].metadata[VERSION_KEY] == str(SCHEMA_VERSION).encode()
+    assert SCHEMAS[table].names[0] == "trial_id"
+
+
+def test_counts_are_int32_and_margins_are_lists_of_float32():
+    layers = schema_of("layers")
+    assert {layers.field(name).type for name in ("dead", "at_risk", "always_on", "selective", "dormant")} == {
+        pa.int32()
+    }
+    assert schema_of("neurons").field("margin").type == pa.list_(pa.float32())
+
+
+def test_an_unknown_table_is_named_with_those_that_exist():
+    with pytest.raises(KeyError, match=r"no table 'layer' in the store; there are trials, updates, .*layers"):
+        schema_of("layer")
+
+
+def test_a_newer_schema_is_refused():
+    check_version({VERSION_KEY: str(SCHEMA_VERSION).encode()}, "part")
+    with pytest.raises(SchemaVersionError, match="part has schema version 99, this lop_ray knows up to"):
+        check_version({VERSION_KEY: b"99"}, "part")
