@@ -27,6 +27,7 @@ from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.algorithms.training import Training
 from lop_ray.algorithms.trial import RowListener
 from lop_ray.errors import UserError
+from lop_ray.results import BusyError, Lock
 from lop_ray.sweep import Plan
 
 OBJECT_STORE_BYTES = 300 * 1024**2
@@ -60,12 +61,27 @@ def run(plan: Plan) -> Outcome:
     """
     with _ray(plan) as dashboard:
         _check_cluster(plan)
-        plan.commit()
-        print(dashboard, flush=True)
         progress = Progress(plan)
-        with _terminate_like_interrupt(), progress:
-            _tune(plan, progress)
+        with _only_driver(plan):
+            plan.commit()
+            print(dashboard, flush=True)
+            with _terminate_like_interrupt(), progress:
+                _tune(plan, progress)
         return Outcome(failed=progress.failed, interrupted=bool(progress.unfinished))
+
+
+@contextmanager
+def _only_driver(plan: Plan) -> Iterator[None]:
+    """One command a grid at a time; a killed one holds nothing."""
+    lock = Lock(plan.store.location, ".driver.lock", f"grid {plan.grid} in {plan.results}")
+    try:
+        lock.acquire()
+    except BusyError as error:
+        raise UserError(str(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -13,8 +13,12 @@ from typing import Any, Protocol
 from lop_ray.algorithms.divergence import DivergedError
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.algorithms.training import Rows, Training, TrainingFactory
-from lop_ray.results import Checkpoints, Store
+from lop_ray.results import Checkpoints, Lock, Store
 from lop_ray.results.provenance import provenance, versions
+
+
+LOCK_WAIT_S = 60.0
+"""How long a start waits for an earlier life of the trial, whose driver was killed, to die."""
 
 
 class RowListener(Protocol):
@@ -50,6 +54,8 @@ class Trial:
         self.status = "running"
         self.reason: str | None = None
         self._listeners = listeners or []
+        self._lock = Lock(store.location, f"trials/{spec.trial_id}/lock", f"trial {spec.trial_id}")
+        self._lock.acquire(wait_s=LOCK_WAIT_S)
         self._writer = store.trial_writer(spec.trial_id)
         self._checkpoints = Checkpoints(store.location, spec.trial_id, keep=spec.checkpoints.keep)
         checkpoint, self.notes = self._checkpoints.newest_valid()
@@ -128,6 +134,7 @@ class Trial:
         for listener in self._listeners:
             listener.on_end(self.spec, status)
         self._training.close()
+        self._lock.release()
 
     def _set_status(self, status: str, env_steps: int, updates: int, reason: str | None = None) -> None:
         spec = self.spec

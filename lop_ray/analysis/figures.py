@@ -24,7 +24,7 @@ from lop_ray.analysis.curves import BIN_STEPS, Curve, LayerCurves, variant_order
 from lop_ray.analysis.statistics import Estimate, Floats, Statistic, interquartile_mean, mean
 from lop_ray.analysis.style import cut_below, line_styles, steps_axis, styled, thousands_axis
 
-_SOME_MISSING: dict[str, Any] = {"linestyle": "--", "linewidth": 0.9}
+_SOME_MISSING: dict[str, Any] = {"linestyle": "--", "linewidth": 0.9, "gid": "not all seeds"}
 _DEAD: dict[str, Any] = {"color": "#4d4d4d", "linewidth": 0.9, "linestyle": (0, (4, 2))}
 _AT_RISK: dict[str, Any] = {"color": "#4d4d4d", "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
 _STATES = (  # measure, label, colour; from the bottom of the stack
@@ -277,18 +277,22 @@ def _legend(figure: Figure, curves: Sequence[Curve], title: str) -> None:
     looks = line_styles(variant_order(most))
     handles: list[Artist] = []
     for name, look in looks.items():
-        seeds = _seeds(most[name]) if most[name].n > 1 else "1 seed, no interval"
-        handles.append(Line2D([], [], **look, label=f"{name} (n = {seeds})"))
-    if any(line.get_linestyle() == "--" for axes in figure.axes for line in axes.lines):
-        handles.append(Line2D([], [], **_SOME_MISSING, color="#4d4d4d", label="not all seeds"))
+        handles.append(Line2D([], [], **look, label=f"{name} (n = {_seeds(most[name])})"))
+    if any(line.get_gid() == _SOME_MISSING["gid"] for axes in figure.axes for line in axes.lines):
+        handles.append(Line2D([], [], **_SOME_MISSING, color="#4d4d4d", label=_SOME_MISSING["gid"]))
     if any(curve.n > 1 for curve in curves):
         title += "; band: 95 % bootstrap interval over seeds"
+    if any(curve.n == 1 for curve in curves):
+        title += "; no interval with 1 seed"
     _legend_above(figure, handles, title, columns=4)
 
 
 def _legend_above(figure: Figure, handles: list[Artist], title: str, columns: int) -> None:
-    title = textwrap.fill(title, int(13 * figure.get_figwidth()))
-    figure.legend(handles=handles, loc="outside upper center", ncols=max(1, min(columns, len(handles))), title=title)
+    width = figure.get_figwidth()
+    label_in = 0.5 + 0.072 * max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = max(1, min(columns, len(handles), int(width / label_in)))
+    title = textwrap.fill(title, int(13 * width))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, title=title)
 
 
 def _seeds(curve: Curve) -> str:

@@ -102,14 +102,15 @@ def thousands_axis(axes: Axes) -> None:
 def cut_below(axes: Axes, values: Floats) -> None:
     """Cuts the y axis where a collapsed variant would squash the others, and says so in the axes.
 
-    Returns of a policy that has lost its plasticity fall without bound (to -384,000 on Ant). When the least
-    value lies further below zero than the greatest lies above (and below -1,000), the axis begins at
-    minus a quarter of the greatest value, or at -1,000 if that is lower.
+    Returns of a policy that has lost its plasticity fall without bound (to -384,000 on Ant). When some value
+    is above 500, so that something was learnt, and the least lies further below zero than the greatest lies
+    above (and below -1,000), the axis begins at minus a quarter of the greatest value, or at -1,000 if that
+    is lower.
     """
     finite = values[np.isfinite(values)]
-    if not len(finite) or finite.min() >= -max(1000.0, finite.max()):
+    if not len(finite) or finite.max() < 500.0 or finite.min() >= -max(1000.0, finite.max()):
         return
-    axes.set_ylim(bottom=-max(1000.0, 0.25 * finite.max()), top=max(1.08 * finite.max(), 0.0))
+    axes.set_ylim(bottom=-max(1000.0, 0.25 * finite.max()), top=1.08 * finite.max())
     note = f"axis cut; lowest {_written(finite.min().round())}"
     axes.text(0.015, 0.02, note, transform=axes.transAxes, fontsize=7.5)
 

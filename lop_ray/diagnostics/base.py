@@ -128,9 +128,18 @@ class Subject:
         """What the caller gave under `extra[key]` for this network, or None."""
         return self.extra.get(key, {}).get(self.name)
 
-    def generator(self, diagnostic: str) -> torch.Generator:
-        """The random stream of `diagnostic` on this network at this update, from its start."""
-        return torch_generator(self.seed, "diagnostics", diagnostic, self.name, self.update)
+    def generator(self, diagnostic: str, *, every_update: bool = True) -> torch.Generator:
+        """The random stream of `diagnostic` on this network, from its start.
+
+        Args:
+            diagnostic: Name of the stream.
+            every_update: Whether each update has a stream of its own.
+
+        Returns:
+            A generator on the CPU.
+        """
+        names = ("diagnostics", diagnostic, self.name, *([self.update] if every_update else []))
+        return torch_generator(self.seed, *names)
 
 
 @dataclass(frozen=True)

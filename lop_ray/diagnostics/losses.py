@@ -70,12 +70,49 @@ def perturbed_output(network: nn.Module, inputs: Tensor, generator: torch.Genera
     return squared_error, {"inputs": inputs, "targets": output - noise}
 
 
+class _ComposedNorm(nn.Module):
+    """A LayerNorm or GroupNorm made of elementary operations, sharing its parameters.
+
+    torch 2.13's fused layer norm drops mixed second derivatives (of its input and its scale) under torch.func,
+    silently: pytorch/pytorch#198017. Eager double backward is right, and so are these operations.
+    """
+
+    def __init__(self, norm: nn.LayerNorm | nn.GroupNorm):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else None
+        self.axes = 0 if isinstance(norm, nn.GroupNorm) else len(norm.normalized_shape)
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            axes = tuple(range(-self.axes, 0))
+            centred = values - values.mean(axes, keepdim=True)
+            normal = centred * (centred.square().mean(axes, keepdim=True) + self.eps).rsqrt()
+            shape: tuple[int, ...] = tuple(self.weight.shape) if self.weight is not None else ()
+        else:
+            grouped = values.reshape(len(values), self.groups, -1)
+            centred = grouped - grouped.mean(-1, keepdim=True)
+            normal = (centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()).view_as(values)
+            shape = (-1, *[1] * (values.ndim - 2))
+        if self.weight is not None:
+            normal = normal * self.weight.view(shape)
+        return normal if self.bias is None else normal + self.bias.view(shape)
+
+
+def _with_composed_norms(network: nn.Module) -> nn.Module:
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, (nn.LayerNorm, nn.GroupNorm)):
+                setattr(module, name, _ComposedNorm(child))
+    return network
+
+
 @dataclass(frozen=True)
 class Problem:
     """A network, a loss, and the batch to evaluate it on.
 
     Attributes:
-        network: A copy in evaluation mode: nothing done to it reaches the run.
+        network: A copy in evaluation mode, fit for second derivatives: nothing done to it reaches the run.
         loss: Mean over rows of a loss of each row.
         batch: Columns [N, ...], among them `inputs`.
     """
@@ -94,7 +131,7 @@ class Problem:
         sizes = {name: len(column) for name, column in batch.items()}
         if "inputs" not in sizes or len(set(sizes.values())) != 1 or not sizes["inputs"]:
             raise ValueError(f"a batch needs a column 'inputs' and columns of one length >= 1, not {sizes}")
-        return cls(copy.deepcopy(network).eval().requires_grad_(True), loss, batch)
+        return cls(_with_composed_norms(copy.deepcopy(network).eval().requires_grad_(True)), loss, batch)
 
     def value(self) -> Tensor:
         """The loss, differentiable in the copy's parameters.

@@ -22,6 +22,9 @@ _PLACES = {
     "trust_region": "gradients:TRUST_REGION",
     "hessian_density": "curvature:HESSIAN_DENSITY",
     "top_eigenvalues": "curvature:TOP_EIGENVALUES",
+    "kfac_ranks": "kfac:KFAC_RANKS",
+    "input_curvature": "input_curvature:INPUT_CURVATURE",
+    "probe": "probe:PROBE",
 }
 """Module and name of each diagnostic; modules load when first used."""
 

@@ -18,6 +18,7 @@ it is not given, and is refused if no network has it.
 | `initial` | the network as it was initialised (built again from the seed) | distance from the start |
 | `losses` | `loss(output, batch) -> scalar`, the mean over rows; see `losses.py` | gradients, curvature |
 | `batches` | a mapping of columns [N, ...] that its loss reads, among them `inputs` | gradients, curvature |
+| `optimizers` | the torch optimiser that trains the network; it is copied | plasticity probe |
 | `ratios` | pi_new(a|s) / pi_old(a|s) on the update's batch, under the new policy [N] | trust region |
 
 Measuring leaves weights, buffers, gradients, modes and all random generators as they are. Diagnostics

@@ -33,6 +33,7 @@ from lop_ray.seeding import numpy_generator
 
 FRAME_SKIP = 5
 HEALTHY_Z = (0.2, 1.0)
+STATE_SIZE = 15 + 14  # positions and velocities
 
 
 class AntOptions(Options):
@@ -124,14 +125,13 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         self._x, self._z = self._physics.body_xpos[:, 0], self._physics.qpos[:, 2]
         # Clipping leaves positions and velocities alone; forces, if there are any, are kept within [-1, 1].
         bound = np.ones(self._physics.readings.shape[1])
-        bound[:29] = np.inf
+        bound[:STATE_SIZE] = np.inf
         self._force_bounds = -bound, bound
         self._clipped = np.empty(self._physics.readings.shape)
-        self._clipped_forces = self._clipped[:, 29:]
-        first_force = 29 + 6 if options.observation == 105 else 29
-        self._seen = [self._clipped[:, 2:29], self._clipped[:, first_force:]]  # without x and y
-        if first_force == 29:
-            self._seen = [self._clipped[:, 2:]]
+        self._clipped_forces = self._clipped[:, STATE_SIZE:]
+        self._seen = [self._clipped[:, 2:]]  # without x and y
+        if options.observation == 105:  # and without the forces on the world
+            self._seen = [self._clipped[:, 2:STATE_SIZE], self._clipped[:, STATE_SIZE + 6 :]]
         # What a reward is computed from: arrays, or for a single copy plain floats, to the same bits in a third of
         # the time.
         self._numbers: Callable[[NDArray[Any]], Any] = np.ndarray.item if n == 1 else _as_float64
@@ -236,7 +236,7 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         lowest, highest = (z.item(),) * 2 if self.num_envs == 1 else (np.minimum.reduce(z), np.maximum.reduce(z))
         # NaN fails these comparisons, and a non-finite value anywhere makes the sum of squares non-finite.
         if not (low <= lowest and highest <= high and math.isfinite(np.vdot(readings, readings))):
-            healthy = np.isfinite(readings[:, :29]).all(axis=1) & (z >= low) & (z <= high)
+            healthy = np.isfinite(readings[:, :STATE_SIZE]).all(axis=1) & (z >= low) & (z <= high)
             terminated = ~healthy
         if self._clock >= self._next_timeout:
             truncated = self._clock - self._started >= self.options.max_episode_steps

@@ -2,6 +2,7 @@
 
 from lop_ray.results.checkpoints import Checkpoint, Checkpoints, CheckpointVersionError, DamagedCheckpointError
 from lop_ray.results.filesystem import Location, LocationError
+from lop_ray.results.lock import BusyError, Lock
 from lop_ray.results.provenance import provenance
 from lop_ray.results.reader import connect, open_table, read_table
 from lop_ray.results.schema import SCHEMA_VERSION, SCHEMAS, SchemaVersionError, describe, schema_of
@@ -17,7 +18,9 @@ __all__ = [
     "Checkpoints",
     "DamagedCheckpointError",
     "DamagedPartError",
+    "BusyError",
     "Location",
+    "Lock",
     "LocationError",
     "SchemaVersionError",
     "Store",

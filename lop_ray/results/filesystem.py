@@ -70,6 +70,11 @@ class Location:
             ) from error
         return cls(filesystem, root)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder that this machine mounts."""
+        return self._local
+
     def __truediv__(self, path: str) -> Location:
         return type(self)(self.filesystem, self._full(path))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -26,7 +27,8 @@ CBP = curve("cbp", [[1.0, 2.0, 3.0, 4.0]])
 
 def legend_text(figure: Figure) -> str:
     (legend,) = figure.legends
-    return "\n".join([legend.get_title().get_text(), *(text.get_text() for text in legend.get_texts())])
+    text = "\n".join([legend.get_title().get_text(), *(each.get_text() for each in legend.get_texts())])
+    return " ".join(text.split())
 
 
 def drawn_values(axes: Axes, colour: str) -> list[list[float]]:
@@ -35,8 +37,9 @@ def drawn_values(axes: Axes, colour: str) -> list[list[float]]:
 
 def everything_fits(figure: Figure) -> bool:
     """Whether all that is drawn lies inside the canvas, to one pixel."""
-    figure.canvas.draw()
-    box, whole, pixel = figure.get_tightbbox(), figure.bbox_inches, 1.0 / figure.dpi
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box, whole, pixel = figure.get_tightbbox(canvas.get_renderer()), figure.bbox_inches, 1.0 / figure.dpi
     return bool(min(box.x0, box.y0, whole.x1 - box.x1, whole.y1 - box.y1) >= -pixel)
 
 
@@ -55,7 +58,8 @@ def test_return_figure_shows_values_interval_and_seeds() -> None:
     assert corners[:, 0].max() == 3e5
     text = legend_text(figure)
     assert "std (n = 2 seeds)" in text
-    assert "cbp (n = 1 seed, no interval)" in text
+    assert "cbp (n = 1 seed)" in text
+    assert "no interval with 1 seed" in text
     assert "not all seeds" in text
     assert "95 % bootstrap" in text
     assert "100,000 steps" in text
@@ -70,6 +74,14 @@ def test_bins_without_any_value_do_not_break_a_line() -> None:
     (line,) = figure.axes[0].lines
     np.testing.assert_array_equal(line.get_xydata(), [[1e5, 1.0], [3e5, 3.0]])
     assert "interval over seeds" not in legend_text(figure)
+    assert "no interval with 1 seed" in legend_text(figure)
+
+
+def test_many_variants_with_long_names_fit() -> None:
+    assert "not all seeds" not in legend_text(figures.return_figure([curve("another", [[1.0, 2.0]])]))
+    many = [curve(f"a_variant_with_a_long_name_{number}", [[1.0, 2.0]]) for number in range(9)]
+    assert everything_fits(figures.return_figure(many))
+    assert everything_fits(figures.demo_figure(many, {"policy": many, "value": many}, "ant_grid"))
 
 
 def test_a_collapse_is_cut_off_and_said() -> None:
@@ -80,6 +92,10 @@ def test_a_collapse_is_cut_off_and_said() -> None:
     assert left.get_ylim()[1] > 4000.0
     assert any("lowest \N{MINUS SIGN}383,981" in text.get_text() for text in left.texts)
     assert not figures.return_figure([STD]).axes[0].texts
+    # Before anything was learnt, low returns are all there is to see.
+    untrained = figures.return_figure([curve("std", [[-200.0, -2260.0, 20.0]])])
+    assert not untrained.axes[0].texts
+    assert untrained.axes[0].get_ylim()[0] < -2260.0
 
 
 def test_layer_figure_has_a_panel_for_each_layer() -> None:

@@ -1,4 +1,6 @@
+import gc
 import pickle
+import threading
 import warnings
 from functools import cache
 
@@ -287,6 +289,16 @@ def spoil_next_step(env, monkeypatch, field, column, value):
         getattr(env._physics, field)[-1, column] = value
 
     monkeypatch.setattr(env._physics, "step", spoilt)
+
+
+def test_threads_end_with_the_last_reference():
+    env = ant(num_threads=2, num_envs=2)
+    env.reset(seed=0)
+    env.step(np.zeros((2, 8), np.float32))
+    assert any(thread.name.startswith("physics-") for thread in threading.enumerate())
+    del env
+    gc.collect()
+    assert not any(thread.name.startswith("physics-") for thread in threading.enumerate())
 
 
 def test_tasks_are_all_the_fixed_one():

@@ -1,4 +1,5 @@
-import gc
+import itertools
+import logging
 import threading
 from importlib.resources import files
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from lop_ray.problems import mujoco_physics
 from lop_ray.problems.mujoco_physics import MujocoPhysics, _ThreadPool
 
 ANT_XML = str(files("gymnasium") / "envs" / "mujoco" / "assets" / "ant.xml")
@@ -99,16 +101,29 @@ def test_no_copies_or_no_threads_are_refused(sizes):
         ant_physics(sizes[0], num_threads=sizes[1])
 
 
-def test_the_pool_does_all_work_once_and_holds_none_of_it():
+def test_instability_in_threads_is_logged_once_and_leaves_no_file(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo would write MUJOCO_LOG.TXT
+    monkeypatch.setattr(mujoco_physics, "_warned", itertools.count())
+    physics = ant_physics(4, num_threads=2)
+    for _ in range(3):
+        qvel = np.tile(np.full(14, 1e9), (4, 1))
+        physics.reset(range(4), np.tile(physics.initial_qpos, (4, 1)), qvel)
+        physics.step(np.zeros((4, 8)))
+        assert_array_equal(physics.readings, np.tile(physics.readings[0], (4, 1)))
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "unstable" in warnings[0].getMessage()
+    assert list(tmp_path.iterdir()) == []
+    physics.close()
+
+
+def test_the_pool_does_all_work_once():
     pool = _ThreadPool(3)
     done = []
-    work = done.append
     for _ in range(50):
-        pool.run(work, 20)
+        pool.run(done.append, 20)
         assert sorted(done) == list(range(20))
         done.clear()
-    holders = [holder for holder in gc.get_referrers(work) if isinstance(holder, dict) and "_work" in holder]
-    assert holders == []
     pool.close()
 
 

@@ -182,7 +182,7 @@ def test_two_processes_writing_one_trial_are_found_out(store):
         other.commit()
 
 
-@pytest.mark.parametrize("keep", [-1, 0, 1, 399, 500, 501, 730, 1100, 5000])
+@pytest.mark.parametrize("keep", [-1, 0, 1, 299, 300, 499, 500, 501, 699, 730, 1099, 1100, 5000])
 def test_rewind_keeps_exactly_the_rows_up_to_an_update(store, results, keep):
     trial = store.trial_writer("t1", rows_per_part=500)
     write_updates(trial, 1, 700)
