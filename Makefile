@@ -33,5 +33,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# Executes the notebooks on the results at RESULTS, in place.
+notebooks: setup
+	$(BIN)/python notebooks/execute.py notebooks/ant.ipynb --results $(RESULTS)
+
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -51,7 +51,14 @@ def measure_ours(copies: int, cpus: int, updates: int, diagnostics: bool, runner
     from benchmarks.floors import BATCH, PhysicsFloor, UpdateFloor
 
     physics, update = PhysicsFloor(copies, cpus), UpdateFloor()
-    seconds: dict[str, list[float]] = {"trial": [], "physics": [], "update": [], "diagnose": [], "learn": [], "sample": []}
+    seconds: dict[str, list[float]] = {
+        "trial": [],
+        "physics": [],
+        "update": [],
+        "diagnose": [],
+        "learn": [],
+        "sample": [],
+    }
     for i in range(WARM_UP + updates):
         start = time.perf_counter()
         row = training.update()["updates"][0]
@@ -130,7 +137,11 @@ def in_process(cores: list[int], **job: Any) -> subprocess.Popen:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.throughput", "--job", json.dumps(job)]
     env = {**os.environ, "OMP_NUM_THREADS": str(len(cores)), "PYTHONPATH": os.getcwd()}
     return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setaffinity(0, cores)
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
 
 
@@ -197,16 +208,32 @@ def main() -> None:
         return
     rounds = [one_round(args.updates) for _ in range(args.rounds)]
     console = Console(width=140)
-    table = Table("measured", "steps/s", "seconds an update: sample", "learn", "floor: physics", "floor: update", "of floors", "RSS MiB")
+    table = Table(
+        "measured",
+        "steps/s",
+        "seconds an update: sample",
+        "learn",
+        "floor: physics",
+        "floor: update",
+        "of floors",
+        "RSS MiB",
+    )
     for name in rounds[0]:
+
         def cell(key: str, form: str, name: str = name) -> str:
             values = [r[name][key] for r in rounds if key in r[name]]
             return format(statistics.median(values), form) if values else "-"
 
         speeds = [r[name]["steps_per_s"] for r in rounds]
         table.add_row(
-            name, f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f}-{max(speeds):,.0f})", cell("sample", ".3f"),
-            cell("learn", ".3f"), cell("physics", ".3f"), cell("update", ".3f"), cell("of_floors", ".2f"), cell("rss_mib", ",.0f"),
+            name,
+            f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f}-{max(speeds):,.0f})",
+            cell("sample", ".3f"),
+            cell("learn", ".3f"),
+            cell("physics", ".3f"),
+            cell("update", ".3f"),
+            cell("of_floors", ".2f"),
+            cell("rss_mib", ",.0f"),
         )
     console.print(table)
     table = Table("ratio", "median", "range")

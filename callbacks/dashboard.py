@@ -17,8 +17,12 @@ class DashboardRows:
 
     def __init__(self) -> None:
         self._gauges = {
-            "steps_per_s": Gauge("lop_ray_env_steps_per_second", "Environment steps a second of a trial", tag_keys=_TAGS),
-            "return": Gauge("lop_ray_episode_return", "Mean return of the episodes of the latest update", tag_keys=_TAGS),
+            "steps_per_s": Gauge(
+                "lop_ray_env_steps_per_second", "Environment steps a second of a trial", tag_keys=_TAGS
+            ),
+            "return": Gauge(
+                "lop_ray_episode_return", "Mean return of the episodes of the latest update", tag_keys=_TAGS
+            ),
             "dead": Gauge("lop_ray_dead_fraction", "Share of hidden units with margin < 0", tag_keys=_TAGS),
         }
         self._last: tuple[float, int] | None = None
@@ -58,9 +62,7 @@ class TrialStatusGauge(Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Sets the gauges; Tune calls this every step of its loop."""
         if self._gauge is None:
-            self._gauge = Gauge(
-                "lop_ray_trials", "Trials by status", tag_keys=("grid", "variant", "status")
-            )
+            self._gauge = Gauge("lop_ray_trials", "Trials by status", tag_keys=("grid", "variant", "status"))
         counts = self._skipped.copy()
         for trial in trials:
             result = trial.last_result or {}
@@ -68,6 +70,4 @@ class TrialStatusGauge(Callback):
             counts[trial.config["spec"]["variant"], status] += 1
         for variant in {variant for variant, _ in counts}:
             for status in ("pending", "running", "finished", "diverged", "failed", "stopped"):
-                self._gauge.set(
-                    counts[variant, status], {"grid": self._grid, "variant": variant, "status": status}
-                )
+                self._gauge.set(counts[variant, status], {"grid": self._grid, "variant": variant, "status": status})

@@ -60,7 +60,9 @@ class Progress(Callback):
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Shows the last state and leaves it on the screen."""
         self._show(force=True)
         if self._live:
@@ -71,7 +73,9 @@ class Progress(Callback):
         self._state[_id(trial)] = "running"
         self._show()
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """A trial has reported."""
         trial_id = _id(trial)
         if trial_id not in self._latest:

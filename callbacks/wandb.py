@@ -65,9 +65,7 @@ class WandbRows:
                 dir=self._directory,
                 config=spec.model_dump(mode="json"),
                 reinit="create_new",
-                settings=wandb.Settings(
-                    init_timeout=_INIT_TIMEOUT_S, console="off", silent=True, x_disable_stats=True
-                ),
+                settings=wandb.Settings(init_timeout=_INIT_TIMEOUT_S, console="off", silent=True, x_disable_stats=True),
             )
             while (row := self._rows.get()) is not _END:
                 run.log(row, step=row["update"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-# Read by Ray when it is imported, so they stand before the imports: our rows are Parquet of our own, and paths stay what the user gave.
+# Ray reads some of these when it is imported: our rows are Parquet of our own, and paths stay what the user gave.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -72,7 +72,14 @@ def run(plan: Plan) -> Outcome:
 
 @contextmanager
 def _only_driver(plan: Plan) -> Iterator[None]:
-    """One command a grid at a time; a killed one holds nothing."""
+    """One command a grid at a time; a killed one holds nothing.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: Another command is at work on this grid.
+    """
     lock = Lock(plan.store.location, ".driver.lock", f"grid {plan.grid} in {plan.results}")
     try:
         lock.acquire()
@@ -86,26 +93,32 @@ def _only_driver(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def _ray(plan: Plan) -> Iterator[str]:
-    """Ray, started here or joined; gives a sentence on the dashboard."""
+    """Ray, started here or joined.
+
+    Yields:
+        A sentence on the dashboard.
+    """
     import ray
 
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    try:
-        if plan.address:
-            context = ray.init(address=plan.address, **quiet)
-        else:
-            # Ray gives every actor OMP_NUM_THREADS = its cores; trials bound torch themselves.
-            context = ray.init(
-                num_cpus=plan.cores, include_dashboard=True, object_store_memory=OBJECT_STORE_BYTES, **quiet
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if not plan.address:
-            raise
-        raise UserError(f"--address {plan.address}: no Ray cluster answers there ({error})") from error
+    if plan.address:
+        context = _join(plan.address, quiet)
+    else:
+        context = ray.init(num_cpus=plan.cores, include_dashboard=True, object_store_memory=OBJECT_STORE_BYTES, **quiet)
     try:
         yield _dashboard_line(context.dashboard_url)
     finally:
         ray.shutdown()
+
+
+def _join(address: str, options: dict[str, Any]) -> Any:
+    import ray
+
+    try:
+        return ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--address {address}: no Ray cluster answers there ({reason})") from error
 
 
 def _dashboard_line(url: str | None) -> str:

@@ -28,7 +28,9 @@ def execute(notebook: Path, out: Path) -> None:
     # Sockets in a folder of our own: nobody else on the machine can reach the kernel.
     with tempfile.TemporaryDirectory(prefix="lop-") as folder:
         config = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
-        client = NotebookClient(content, config=config, timeout=1800, resources=resources, record_timing=False)
+        client = NotebookClient(
+            content, config=config, timeout=1800, startup_timeout=300, resources=resources, record_timing=False
+        )
         client.execute()
     nbformat.write(content, out)
 

@@ -33,7 +33,7 @@ def _nothing_outlives_a_test():
     for process in STARTED:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
     STARTED.clear()
 
 
@@ -42,28 +42,31 @@ class Command:
 
     def __init__(self, results: Path, *more: str, updates: int = UPDATES):
         self.results = results
+        self.output = results / "output.txt"
         settings = [part for setting in SMALL for part in ("--set", setting)]
         arguments = ["--variants", "std,cbp", "--seeds", "0", "--total-steps", str(updates * BATCH)]
         self.argv = [sys.executable, "-m", "lop_ray.tune", "ant_grid", *arguments, *settings]
         self.argv += ["--results", str(results), *more]
 
     def start(self) -> subprocess.Popen:
+        # Into a file: Ray's daemons inherit a pipe, and outlive a killed driver for a while.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            self.argv,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with self.output.open("w") as output:
+            process = subprocess.Popen(
+                self.argv, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
         STARTED.append(process)
         return process
 
+    def end(self, process: subprocess.Popen) -> tuple[int, str]:
+        try:
+            process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the command did not end within {LIMIT_S} s:\n{self.output.read_text()}")
+        return process.returncode, self.output.read_text()
+
     def run(self) -> tuple[int, str]:
-        process = self.start()
-        out, _ = process.communicate(timeout=LIMIT_S)
-        return process.returncode, out
+        return self.end(self.start())
 
     def updates_on_disk(self) -> int:
         """The furthest checkpoint of any trial."""
@@ -73,7 +76,7 @@ class Command:
     def wait_for_update(self, update: int, process: subprocess.Popen) -> None:
         deadline = time.monotonic() + LIMIT_S
         while self.updates_on_disk() < update:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, self.output.read_text()
             assert time.monotonic() < deadline, f"update {update} was not reached"
             time.sleep(0.05)
 
@@ -136,7 +139,7 @@ def test_a_driver_killed_three_times_loses_and_doubles_nothing(uninterrupted, tm
         command.wait_for_update(least, process)
         time.sleep(rng.random())
         os.kill(process.pid, signal.SIGKILL)  # the driver alone: its trials must end by themselves
-        process.communicate(timeout=LIMIT_S)
+        command.end(process)
     code, out = command.run()
     assert code == 0, out
     assert "continues from update" in out
@@ -150,8 +153,8 @@ def test_a_killed_trial_goes_on_by_itself(uninterrupted, tmp_path):
     command.wait_for_update(8, process)
     lock = next(tmp_path.glob("ant_grid/trials/*/lock"))
     os.kill(int(re.match(r"process (\d+)", lock.read_text())[1]), signal.SIGKILL)
-    out, _ = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, out
+    code, out = command.end(process)
+    assert code == 0, out
     assert "is tried again" in out
     assert_complete(tmp_path)
     assert_same_outcome(uninterrupted, tmp_path)
@@ -162,8 +165,8 @@ def test_an_interrupt_commits_everything_and_a_damaged_checkpoint_is_passed_over
     process = command.start()
     command.wait_for_update(8, process)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    out, _ = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 130, out
+    code, out = command.end(process)
+    assert code == 130, out
     assert "run the same command to continue" in out
     assert {row["status"] for row in Store(tmp_path, "ant_grid").trials().values()} == {"stopped"}
 

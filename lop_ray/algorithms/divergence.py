@@ -22,7 +22,7 @@ class DivergedError(RuntimeError):
         self.tensor = tensor
         self.gradient_step = gradient_step
 
-    def __reduce__(self):  # noqa: ANN204
+    def __reduce__(self):
         return type(self), (self.tensor, self.gradient_step)
 
 

@@ -17,6 +17,4 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOptions
     The fused kernel is used: the same formula in one pass.
     """
     kind = torch.optim.AdamW if options.decoupled else torch.optim.Adam
-    return kind(
-        parameters, lr=lr, betas=options.betas, eps=options.eps, weight_decay=options.weight_decay, fused=True
-    )
+    return kind(parameters, lr=lr, betas=options.betas, eps=options.eps, weight_decay=options.weight_decay, fused=True)

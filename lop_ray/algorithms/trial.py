@@ -7,7 +7,7 @@ the rows past it, go on. That one way serves a killed process, a lost node and a
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from lop_ray.algorithms.divergence import DivergedError
@@ -15,7 +15,6 @@ from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.algorithms.training import Rows, Training, TrainingFactory
 from lop_ray.results import Checkpoints, Lock, Store
 from lop_ray.results.provenance import provenance, versions
-
 
 LOCK_WAIT_S = 60.0
 """How long a start waits for an earlier life of the trial, whose driver was killed, to die."""
@@ -119,9 +118,7 @@ class Trial:
         """Rows first, then the checkpoint: rows past the newest checkpoint can be removed, missing ones not made."""
         self._writer.commit()
         if self._training.updates > self._saved_update:
-            self._checkpoints.save(
-                self._training.updates, self._training.env_steps, self._training.state(), versions()
-            )
+            self._checkpoints.save(self._training.updates, self._training.env_steps, self._training.state(), versions())
             self._saved_update = self._training.updates
         self._saved_at = self._training.env_steps
 
@@ -162,4 +159,4 @@ def _dead_fraction(rows: Rows) -> dict[str, float]:
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)

@@ -143,7 +143,7 @@ def unit_states_figure(states: Mapping[str, LayerCurves]) -> Figure:
             )
             if row == 0:
                 axes.set_title(f"{variant}\nn = {_seeds(dead)}")
-            figure.supxlabel(steps_axis(axes, _last(states["dead"][layer]), ticks=3), fontsize=9)
+            figure.supxlabel(steps_axis(axes, _last(states["dead"][layer]), ticks=4), fontsize=9)
             axes.set_ylim(0, 100)
             axes.grid(False)
             axes.label_outer()
@@ -191,7 +191,7 @@ def margins_figure(quantiles: Mapping[float, LayerCurves]) -> Figure:
             axes.axhline(0.1, **_AT_RISK)
             if row == 0:
                 axes.set_title(f"{variant}\nn = {_seeds(middle)}")
-            figure.supxlabel(steps_axis(axes, _last(quantiles[0.5][layer]), ticks=3), fontsize=9)
+            figure.supxlabel(steps_axis(axes, _last(quantiles[0.5][layer]), ticks=4), fontsize=9)
             axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             axes.label_outer()
         panels[row, 0].set_ylabel(f"{_layer_name(*layer, short=True)}\nmargin")

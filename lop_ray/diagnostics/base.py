@@ -138,8 +138,8 @@ class Subject:
         Returns:
             A generator on the CPU.
         """
-        names = ("diagnostics", diagnostic, self.name, *([self.update] if every_update else []))
-        return torch_generator(self.seed, *names)
+        stream: list[str | int] = ["diagnostics", diagnostic, self.name]
+        return torch_generator(self.seed, *stream, *([self.update] if every_update else []))
 
 
 @dataclass(frozen=True)

@@ -132,17 +132,13 @@ def stacked_optimizer(
         {**{key: value for key, value in settings_of[id(source)].items() if key != "params"}, "params": [leaf]}
         for source, leaf in zip(sources, stacked, strict=True)
     ]
-    made: torch.optim.Optimizer = type(optimizer)(groups, **_required(optimizer))
+    made: torch.optim.Optimizer = type(optimizer)(groups, lr=optimizer.defaults["lr"])  # type: ignore[call-arg]
     for source, leaf in zip(sources, stacked, strict=True):
         if source in optimizer.state:
             made.state[leaf] = {
                 key: _stack_state(value, source, leaf) for key, value in optimizer.state[source].items()
             }
     return made
-
-
-def _required(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {"lr": optimizer.defaults["lr"]}
 
 
 def _stack_state(value: Any, source: Tensor, leaf: Tensor) -> Any:
@@ -256,10 +252,10 @@ class ProbeOptions(ObservingOptions):
 
 
 def measure_probe(subject: Subject, options: ProbeOptions) -> Findings:
-    """Probe `probe_functions` or `probe_labels`: initial_loss, final_loss, final_loss_std, baseline, plasticity[, accuracy].
+    """Probe `probe_functions` or `probe_labels`: initial_loss, final_loss, final_loss_std, baseline, plasticity.
 
-    Every probe of a run fits the same random functions (their stream does not depend on the update), so that a
-    change is the network's.
+    And accuracy, for labels. Every probe of a run draws the same random functions (their stream does not depend
+    on the update), so that what changes is the network.
     """
     network, inputs = subject.network, subject.observations[-options.samples :]
     targets_generator = subject.generator("probe.targets", every_update=False)

@@ -57,9 +57,7 @@ class Lock:
                 if time.monotonic() >= deadline:
                     holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
                     os.close(descriptor)
-                    raise BusyError(
-                        f"{self._what} is in use by {holder}; wait until it has ended, or end it"
-                    ) from None
+                    raise BusyError(f"{self._what} is in use by {holder}; wait until it has ended, or end it") from None
                 time.sleep(_POLL_S)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
@@ -76,6 +74,8 @@ class Lock:
         self.acquire()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Gives it back."""
         self.release()

@@ -26,14 +26,12 @@ def test_a_norm_that_overflows_over_finite_gradients_passes():
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_names_the_tensor_and_the_step(value):
     with pytest.raises(DivergedError, match="gradient of b is not finite at gradient step 7; the step was not taken"):
-        check_finite(
-            1.0, NAN, lambda: [("a", torch.ones(2)), ("none", None), ("b", torch.tensor([0.0, value]))], 7
-        )
+        check_finite(1.0, NAN, lambda: [("a", torch.ones(2)), ("none", None), ("b", torch.tensor([0.0, value]))], 7)
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_names_the_loss_first(value):
-    with pytest.raises(DivergedError, match="^loss is not finite"):
+    with pytest.raises(DivergedError, match=r"^loss is not finite"):
         check_finite(value, NAN, lambda: [("a", torch.tensor([NAN]))], 1)
 
 

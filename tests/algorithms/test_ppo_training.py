@@ -137,8 +137,7 @@ def test_divergence_names_the_tensor_and_takes_no_step():
     trial = small_trial(flags=("ppo.lr=1e30",))
     training = make_training(trial, [])
     with pytest.raises(DivergedError, match="not finite at gradient step") as caught:
-        for _ in range(3):
-            training.update()
+        training.update()
     assert all(bool(torch.isfinite(p).all()) for p in training.learner.actor_critic.parameters())
     assert training.learner.gradient_steps == caught.value.gradient_step - 1
     training.close()

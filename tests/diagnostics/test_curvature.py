@@ -278,8 +278,14 @@ def test_the_density_diagnostic_describes_the_brute_force_spectrum(network_and_i
     spectrum = found.spectra[0]
     assert (spectrum["spectrum"], spectrum["layer"]) == ("hessian_density", -1)
     assert math.fsum(spectrum["weights"]) == pytest.approx(1.0)
-    again = measure_density(subject, DensityOptions(order=60))
-    assert (again.probes, again.spectra) == (found.probes, found.spectra)
+
+
+def test_the_same_update_draws_the_same_direction():
+    network, inputs = make_mlp().double(), torch.rand(6, 4, dtype=torch.float64)
+    options = DensityOptions(order=3, loss="perturbed_output")
+    first, again, other = (measure_density(Subject("q", network, inputs, update=u), options) for u in (5, 5, 6))
+    assert (first.probes, first.spectra) == (again.probes, again.spectra)
+    assert first.spectra != other.spectra
 
 
 def test_the_eigenvalue_diagnostic_stores_all_k(network_and_inputs):

@@ -1,11 +1,13 @@
 import copy
 
+import numpy as np
 import pydantic
 import pytest
 import torch
 from torch import nn
 
 from lop_ray.diagnostics import DIAGNOSTICS, DiagnosticSuite
+from lop_ray.diagnostics.losses import squared_error
 from lop_ray.diagnostics.registry import find_diagnostic
 from lop_ray.networks import MLP, NetworkOptions
 
@@ -87,29 +89,75 @@ def test_each_diagnostic_looks_at_its_own_number_of_samples():
     assert rows == [pytest.approx({**a, **b}) for a, b in zip(margins, ranks, strict=True)]
 
 
-@pytest.mark.parametrize("normalisation", ["none", "layernorm"])
-def test_measuring_changes_nothing(normalisation):
-    nets = networks(normalisation=normalisation)
+# Small enough to run together; anything registered and not named here runs with its defaults.
+SMALL: dict[str, dict[str, object]] = {
+    "gradient_covariance": {"clusters": 2},
+    "hessian_density": {"order": 4},
+    "top_eigenvalues": {"k": 1},
+    "probe": {"targets": 2, "steps": 3},
+}
+ALL = {name: {"every": 1, **SMALL.get(name, {})} for name in DIAGNOSTICS}
+
+
+def everything_wanted(nets: dict[str, nn.Module], seen: torch.Tensor) -> dict[str, object]:
+    batches = {
+        name: {"inputs": seen, "targets": torch.zeros(len(seen), size)} for name, size in [("policy", 2), ("value", 1)]
+    }
+    optimizer = torch.optim.Adam([p for network in nets.values() for p in network.parameters()], lr=1e-3)
+    return {
+        "losses": dict.fromkeys(nets, squared_error),
+        "batches": batches,
+        "before": copy.deepcopy(nets),
+        "initial": copy.deepcopy(nets),
+        "optimizers": dict.fromkeys(nets, optimizer),
+        "ratios": {"policy": torch.ones(len(seen))},
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "layernorm", "spectral_norm"])
+@pytest.mark.parametrize("options", [DEFAULT, ALL], ids=["default", "all"])
+def test_measuring_changes_nothing(options, kind):
+    nets = networks(normalisation="layernorm" if kind == "layernorm" else "none")
+    if kind == "spectral_norm":
+        for network in nets.values():
+            nn.utils.parametrizations.spectral_norm(network.body[0])
     nets["value"].eval()
     nets["policy"].body[1].eval()
+    seen = observations()
+    extra = everything_wanted(nets, seen)
     for network in nets.values():
         for parameter in network.parameters():
             parameter.grad = torch.ones_like(parameter)
     state = {name: copy.deepcopy(network.state_dict()) for name, network in nets.items()}
     modes = {name: [module.training for module in network.modules()] for name, network in nets.items()}
     hooks = {name: [len(module._forward_hooks) for module in network.modules()] for name, network in nets.items()}
-    seen = observations()
-    seen_before = seen.clone()
-    random = torch.get_rng_state()
-    DiagnosticSuite(DEFAULT).measure(update=0, networks=nets, observations=seen)
+    seen_before, random, numpy_random = seen.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()
+    rows = DiagnosticSuite(options).measure(update=0, networks=nets, observations=seen, extra=extra)
+    assert len(rows.layers) == 4
     assert torch.equal(torch.get_rng_state(), random)
+    assert (np.random.get_state()[1] == numpy_random).all()
     assert torch.equal(seen, seen_before)
+    assert not seen.requires_grad
     for name, network in nets.items():
         assert all(torch.equal(value, state[name][key]) for key, value in network.state_dict().items())
         assert [module.training for module in network.modules()] == modes[name]
         assert [len(module._forward_hooks) for module in network.modules()] == hooks[name]
         assert all(torch.equal(p.grad, torch.ones_like(p)) for p in network.parameters())
         assert all(p.requires_grad for p in network.parameters())
+
+
+def test_all_diagnostics_fill_their_tables_for_the_networks_that_have_what_they_need():
+    nets, seen = networks(), observations()
+    rows = DiagnosticSuite(ALL, seed=5).measure(
+        update=0, networks=nets, observations=seen, extra=everything_wanted(nets, seen)
+    )
+    probes = {(row["network"], row["probe"]) for row in rows.probes}
+    assert ("policy", "trust_region") in probes
+    assert ("value", "trust_region") not in probes  # it has no ratios
+    assert {("value", "hessian_density"), ("value", "probe_functions"), ("policy", "churn")} <= probes
+    assert all(row.keys() == {"network", "probe", "metric", "value"} for row in rows.probes)
+    assert all(row.keys() == {"network", "spectrum", "layer", "values", "weights"} for row in rows.spectra)
+    assert all(row.keys() == rows.layers[0].keys() for row in rows.layers)
 
 
 def test_measuring_twice_gives_the_same_rows():

@@ -35,7 +35,9 @@ class FragmentsToBatch(ConnectorV2):
         """Fills `batch` with the columns of all fragments."""
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
         parts = [self._columns(module, fragment) for fragment in episodes]
-        columns = {key: torch.cat([part[key] for part in parts]) if len(parts) > 1 else parts[0][key] for key in parts[0]}
+        columns = {
+            key: torch.cat([part[key] for part in parts]) if len(parts) > 1 else parts[0][key] for key in parts[0]
+        }
         if self._options.normalize_advantages:
             columns[ADVANTAGES] = standardised(columns[ADVANTAGES])
         batch[DEFAULT_MODULE_ID] = columns
@@ -60,7 +62,9 @@ class FragmentsToBatch(ConnectorV2):
         """V(s_t), gamma V(s_{t+1}) as the time-limit rule has it, and the discount, each [T, N]."""
         steps, copies = fragment.rewards.shape
         struck = len(fragment.final_obs)
-        seen = np.concatenate([fragment.obs.reshape(-1, *fragment.obs.shape[2:]), fragment.last_obs, fragment.final_obs])
+        seen = np.concatenate(
+            [fragment.obs.reshape(-1, *fragment.obs.shape[2:]), fragment.last_obs, fragment.final_obs]
+        )
         with torch.no_grad(), evaluation_mode(module):
             all_values = module.compute_values({OBS: torch.from_numpy(seen).to(self._device)}).cpu().numpy()
         values = all_values[: steps * copies].reshape(steps, copies)

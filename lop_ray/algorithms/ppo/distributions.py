@@ -25,7 +25,7 @@ class DiagonalGaussian(TorchDiagGaussian):
         self.loc, self.log_std = mean, log_std
 
     @classmethod
-    def from_logits(cls, logits: Tensor, **kwargs: object) -> DiagonalGaussian:  # noqa: ARG003
+    def from_logits(cls, logits: Tensor, **kwargs: object) -> DiagonalGaussian:
         """From [..., 2 A]."""
         return cls(*logits.chunk(2, dim=-1))
 
@@ -35,15 +35,15 @@ class DiagonalGaussian(TorchDiagGaussian):
         return torch.randn(shape, generator=generator, device=generator.device)
 
     def act(self, noise: Tensor | None) -> Tensor:
-        """mean + std noise, [..., A]; the mean without noise."""
+        """Mean + std noise, [..., A]; the mean without noise."""
         return self.loc if noise is None else torch.addcmul(self.loc, self.log_std.exp(), noise)
 
-    def logp(self, value: Tensor, **kwargs: object) -> Tensor:  # noqa: ARG002
+    def logp(self, value: Tensor, **kwargs: object) -> Tensor:
         """Log density of actions [..., A], summed over A."""
         z = (value - self.loc) * torch.exp(-self.log_std)
         return (-0.5 * z.square() - self.log_std).sum(-1) - _HALF_LOG_TWO_PI * value.shape[-1]
 
-    def entropy(self, **kwargs: object) -> Tensor:  # noqa: ARG002
+    def entropy(self, **kwargs: object) -> Tensor:
         """Differential entropy in nats, [...]."""
         return (self.log_std + (0.5 + _HALF_LOG_TWO_PI)).sum(-1)
 

@@ -51,6 +51,7 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
         self.observation_buffer: Any = None  # set and filled by a callback, saved with the runner
         self.sample_s = 0.0  # seconds that the latest `sample()` took
         self.task = 0  # task at its end
+        self._needs_initial_reset: bool = True
         self._trial: TrialSpec = config.trial
         self._generator = torch_generator(self._trial.seed, "actions", self.worker_index or 0)
         self._obs: np.ndarray | None = None

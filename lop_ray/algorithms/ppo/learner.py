@@ -145,11 +145,16 @@ class PlasticityLearner(PPOTorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Tensor]
     ) -> Tensor:
-        """policy + c_v value - c_e entropy + the interventions' penalties, over one minibatch."""
+        """Policy + c_v value - c_e entropy + the interventions' penalties, over one minibatch."""
         options = self.options
         dist = self.actor_critic.action_dist_cls.from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
         loss = ppo_loss(
-            dist.logp(batch[ACTIONS]), batch[LOGP], batch[ADVANTAGES], fwd_out[VALUES], batch[RETURNS], options.clip_param
+            dist.logp(batch[ACTIONS]),
+            batch[LOGP],
+            batch[ADVANTAGES],
+            fwd_out[VALUES],
+            batch[RETURNS],
+            options.clip_param,
         )
         total = loss.policy + options.value_loss_coefficient * loss.value
         if options.entropy_coefficient:
