@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,7 +39,6 @@ def trial_spec(copies: int, cpus: int, diagnostics: bool, runners: int = 0) -> A
 
 def measure_ours(copies: int, cpus: int, updates: int, diagnostics: bool, runners: int, floors: bool) -> dict[str, Any]:
     """Steps/s of a trial, and of its floors taken in turn with it."""
-    import psutil
     import ray
 
     from callbacks.plasticity import PlasticityCallback
@@ -79,7 +79,7 @@ def measure_ours(copies: int, cpus: int, updates: int, diagnostics: bool, runner
     result["steps_per_s"] = BATCH / result["trial"]
     if floors:
         result["of_floors"] = (result["physics"] + result["update"]) / result["trial"]
-    result["rss_mib"] = psutil.Process().memory_info().rss / 2**20
+    result["rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     training.close()
     ray.shutdown()
     return result
@@ -149,7 +149,7 @@ def result_of(process: subprocess.Popen) -> dict[str, Any]:
     """What a measurement printed last."""
     out, _ = process.communicate(timeout=600)
     if process.returncode:
-        raise RuntimeError(f"a measurement failed: {process.args}")
+        raise RuntimeError(f"a measurement failed: {process.args!r}")
     return json.loads(out.decode().strip().splitlines()[-1])
 
 
@@ -203,8 +203,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.job:
         job = json.loads(args.job)
-        measure = {"ours": measure_ours, "rllib": measure_rllib}[job.pop("kind")]
-        print(json.dumps(measure(**job)))
+        print(json.dumps(measure_ours(**job) if job.pop("kind") == "ours" else measure_rllib(**job)))
         return
     rounds = [one_round(args.updates) for _ in range(args.rounds)]
     console = Console(width=140)
@@ -216,7 +215,7 @@ def main() -> None:
         "floor: physics",
         "floor: update",
         "of floors",
-        "RSS MiB",
+        "peak RSS MiB",
     )
     for name in rounds[0]:
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 # Ray reads some of these when it is imported: our rows are Parquet of our own, and paths stay what the user gave.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -210,7 +210,7 @@ def _make_training(spec: TrialSpec) -> Training:
     return make_training(spec, [PlasticityCallback])
 
 
-def _make_listeners(wandb: str) -> list[RowListener]:
+def _make_listeners(wandb: Literal["off", "offline", "online"]) -> list[RowListener]:
     listeners: list[RowListener] = [DashboardRows()]
     if wandb != "off":
         from callbacks.wandb import WandbRows

@@ -22,7 +22,7 @@ class DivergedError(RuntimeError):
         self.tensor = tensor
         self.gradient_step = gradient_step
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[str, int]]:
         return type(self), (self.tensor, self.gradient_step)
 
 

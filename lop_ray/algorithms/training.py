@@ -16,11 +16,14 @@ class Training(Protocol):
 
     Attributes:
         updates: Updates so far.
-        env_steps: Environment steps (examples, for supervised problems) so far.
     """
 
     updates: int
-    env_steps: int
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps (examples, for supervised problems) so far."""
+        ...
 
     def update(self) -> Rows:
         """Trains once; returns the update's rows, exactly one of them in table `updates`."""
