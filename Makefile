@@ -20,11 +20,11 @@ demo: setup
 		--set ant.num_envs=8 --results $(RESULTS)/demo
 	$(BIN)/python -m lop_ray.figure ant_grid --results $(RESULTS)/demo --out $(RESULTS)/demo/ant_grid.png
 
-test: lint types
-	$(BIN)/python -m pytest
+test: lint types test-fast
+	$(BIN)/python -m pytest -m slow
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -222,10 +222,47 @@ class TrialOnDisk(RuleBasedStateMachine):
             assert sorted(raw["update"].to_pylist()) == sorted(update for update, *_ in self.on_disk(table))
 
 
+class LongerTrialOnDisk(TrialOnDisk):
+    """The same, with more examples."""
+
+
 TestTrialOnDisk = TrialOnDisk.TestCase
 TestTrialOnDisk.settings = settings(
-    max_examples=30, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=12, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
+TestLongerTrialOnDisk = pytest.mark.slow(LongerTrialOnDisk.TestCase)
+TestLongerTrialOnDisk.settings = settings(TestTrialOnDisk.settings, max_examples=150)
+
+
+@pytest.mark.parametrize("when", ["begin", "middle"])
+def test_a_death_at_any_change_to_the_disk(when):
+    # Parts of two updates each; the checkpoint is at update 2, so that resuming trims one part and deletes others.
+    life = ["train", "save", "train", "commit", "train", "join", "train", "commit", "train", "commit"]
+    life += ["restore", "train", "commit", "train", "commit", "train", "join"]
+    for left in itertools.count():
+        trial = TrialOnDisk()
+        trial.start()
+        trial.light_the_fuse(left, when)
+        steps = {
+            "train": lambda trial=trial: trial.train(2),
+            "save": lambda trial=trial: trial.commit(True),
+            "commit": lambda trial=trial: trial.commit(False),
+            "join": trial.join,
+            "restore": trial.restore_in_the_same_process,
+        }
+        for step in life:
+            steps[step]()
+            if trial.trial is None:
+                trial.the_disk_holds_a_prefix_with_all_that_is_durable()
+                if left % 2:
+                    trial.repair()
+                trial.give_the_command_again()
+        assert trial.trial
+        trial.all_is_durable()
+        trial.teardown()
+        if trial.fuse.left is not None:  # it outlived the whole life
+            break
+    assert left > 30
 
 
 CHILD = """
