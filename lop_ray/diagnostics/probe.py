@@ -6,7 +6,7 @@ From a copy of the weights and of the optimiser, the network is trained toward r
 
 with omega_0 drawn like the network's own first weights; plasticity is P = b - E[final loss], with b the targets'
 variance. The copies, one a target, train as one batched network: parameters are stacked [K, ...], one optimiser
-steps all of them (its rule is elementwise), and every step reads one minibatch for all.
+steps all of them, and every step reads one minibatch for all; see `batched.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import Diagnostic, Findings, ObservingOptions, Subject, check_finite
+from lop_ray.diagnostics.batched import batched_forward, copies_at_once, stacked_optimizer
 from lop_ray.networks import Initialiser, hidden_layers, trainable_weight
 
 
@@ -106,47 +107,6 @@ class ProbeResult:
         return float((self.baseline - self.final).mean())
 
 
-def stacked_optimizer(
-    optimizer: torch.optim.Optimizer, sources: Sequence[Tensor], stacked: Sequence[Tensor]
-) -> torch.optim.Optimizer:
-    """A copy of `optimizer`, with its state, for stacks of its parameters.
-
-    Args:
-        optimizer: Elementwise in each parameter: SGD, Adam, AdamW, RMSprop, Adagrad and their like.
-        sources: Parameters that `optimizer` trains.
-        stacked: For each of them a leaf [K, *shape].
-
-    Returns:
-        An optimiser of the same class and settings; moments are repeated K times, step counts copied.
-
-    Raises:
-        ValueError: A source is not trained by `optimizer`.
-    """
-    settings_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    missing = sum(id(source) not in settings_of for source in sources)
-    if missing:
-        raise ValueError(
-            f"{missing} of {len(sources)} parameters are not trained by the given optimiser: give the right one"
-        )
-    groups = [
-        {**{key: value for key, value in settings_of[id(source)].items() if key != "params"}, "params": [leaf]}
-        for source, leaf in zip(sources, stacked, strict=True)
-    ]
-    made: torch.optim.Optimizer = type(optimizer)(groups, lr=optimizer.defaults["lr"])  # type: ignore[call-arg]
-    for source, leaf in zip(sources, stacked, strict=True):
-        if source in optimizer.state:
-            made.state[leaf] = {
-                key: _stack_state(value, source, leaf) for key, value in optimizer.state[source].items()
-            }
-    return made
-
-
-def _stack_state(value: Any, source: Tensor, leaf: Tensor) -> Any:
-    if isinstance(value, Tensor) and value.shape == source.shape and value.ndim:
-        return value.detach().expand_as(leaf).clone()
-    return copy.deepcopy(value)
-
-
 def train_copies(
     network: nn.Module,
     inputs: Tensor,
@@ -157,8 +117,9 @@ def train_copies(
     steps: int = 2000,
     batch_size: int = 128,
     points: int = 100,
+    at_once: int | None = None,
 ) -> ProbeResult:
-    """Trains one copy of `network` toward each of K targets, all as one batched network.
+    """Trains one copy of `network` toward each of K targets, as one batched network.
 
     Args:
         network: Left as it is; copies train in evaluation mode (no dropout, fixed statistics).
@@ -170,6 +131,8 @@ def train_copies(
         steps: Optimiser steps.
         batch_size: Minibatch.
         points: Points of the learning curves, at most `steps`.
+        at_once: Copies in one batched network; by default what `copies_at_once` finds best. The result is the same
+            up to rounding.
 
     Returns:
         Losses and curves.
@@ -179,45 +142,63 @@ def train_copies(
     """
     if targets.shape[1] != len(inputs):
         raise ValueError(f"targets for {targets.shape[1]} samples, but {len(inputs)} inputs")
-    labels, copies = not targets.is_floating_point(), len(targets)
     model = copy.deepcopy(network).eval()
+    if at_once is None:
+        at_once = copies_at_once(sum(p.numel() for p in model.parameters()), batch_size, inputs.device)
+    rows = torch.randint(len(inputs), (steps, min(batch_size, len(inputs))), generator=generator).to(inputs.device)
+    groups = [
+        _train_group(model, inputs, group, make_optimizer, rows, min(points, steps))
+        for group in targets.split(at_once or len(targets))
+    ]
+    if len(groups) == 1:
+        return groups[0]
+    accuracies = [group.accuracy for group in groups if group.accuracy is not None]
+    return ProbeResult(
+        torch.cat([group.initial for group in groups]),
+        torch.cat([group.final for group in groups]),
+        torch.cat([group.curves for group in groups]),
+        torch.cat([group.baseline for group in groups]),
+        torch.cat(accuracies) if accuracies else None,
+    )
+
+
+def _train_group(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    make_optimizer: Callable[[Sequence[Tensor]], torch.optim.Optimizer],
+    rows_of_all_steps: Tensor,
+    points: int,
+) -> ProbeResult:
+    labels, copies, steps = not targets.is_floating_point(), len(targets), len(rows_of_all_steps)
     stacked = {
-        name: p.detach().expand(copies, *p.shape).clone().requires_grad_(True) for name, p in model.named_parameters()
+        name: p.detach().repeat(copies, *[1] * p.ndim).view(copies, *p.shape) for name, p in model.named_parameters()
     }
-    buffers = dict(model.named_buffers())
+    for leaf in stacked.values():
+        leaf.requires_grad_(True)
     optimizer = make_optimizer(list(stacked.values()))
+    forward = batched_forward(model, stacked, inputs[:2])
 
-    def outputs_of_copy(parameters: dict[str, Tensor], batch: Tensor) -> Tensor:
-        result: Tensor = torch.func.functional_call(model, (parameters, buffers), (batch,))
-        return result
-
-    forward = torch.func.vmap(outputs_of_copy, in_dims=(0, None))
-
-    def losses(rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        outputs, wanted = forward(stacked, inputs[rows]), targets[:, rows]
+    def losses(outputs: Tensor, wanted: Tensor) -> Tensor:
         if labels:
             each = nn.functional.cross_entropy(outputs.flatten(0, 1), wanted.flatten(), reduction="none")
-            return each.view(copies, -1).mean(1), outputs
-        return (outputs - wanted).square().flatten(1).mean(1), outputs
+            return each.view(copies, -1).mean(1)
+        return (outputs - wanted).square().flatten(1).mean(1)
 
-    def evaluate() -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return losses(slice(None))
-
-    initial, _ = evaluate()
-    points = min(points, steps)
-    curves = torch.zeros(copies, points, device=inputs.device, dtype=initial.dtype)
-    counts = torch.zeros(points, device=inputs.device, dtype=initial.dtype)
-    rows_of_all_steps = torch.randint(len(inputs), (steps, min(batch_size, len(inputs))), generator=generator)
-    for step, rows in enumerate(rows_of_all_steps.to(inputs.device)):
+    with torch.no_grad():
+        initial = losses(forward(inputs), targets)
+    curves, counts = initial.new_zeros(copies, points), initial.new_zeros(points)
+    for step, rows in enumerate(rows_of_all_steps):
         optimizer.zero_grad(set_to_none=True)
-        each, _ = losses(rows)
+        each = losses(forward(inputs[rows]), targets[:, rows])
         each.sum().backward()
         optimizer.step()
         point = step * points // steps
         curves[:, point] += each.detach()
         counts[point] += 1
-    final, outputs = evaluate()
+    with torch.no_grad():
+        outputs = forward(inputs)
+        final = losses(outputs, targets)
     if labels:
         baseline = torch.full_like(final, math.log(outputs.shape[-1]))
         accuracy = (outputs.argmax(-1) == targets).double().mean(1)
@@ -268,7 +249,7 @@ def measure_probe(subject: Subject, options: ProbeOptions) -> Findings:
 
     def make_optimizer(stacked: Sequence[Tensor]) -> torch.optim.Optimizer:
         if options.optimizer == "adam":
-            return torch.optim.Adam(list(stacked), lr=options.lr)
+            return torch.optim.Adam(list(stacked), lr=options.lr, fused=True)
         return stacked_optimizer(subject.of_network("optimizers"), list(network.parameters()), stacked)
 
     result = train_copies(

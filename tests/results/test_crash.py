@@ -209,8 +209,9 @@ class TrialOnDisk(RuleBasedStateMachine):
             assert self.on_disk(table) == self.rows[table]
 
     def on_disk(self, table):
-        rows = read_table(self.local, "grid", table)
-        layers = [0] * len(rows) if table == "updates" else rows["layer"].to_pylist()
+        columns = ["update", "env_steps", *(["layer"] if table == "layers" else [])]
+        rows = read_table(self.local, "grid", table, columns=columns)
+        layers = rows["layer"].to_pylist() if table == "layers" else [0] * len(rows)
         return list(zip(rows["update"].to_pylist(), layers, rows["env_steps"].to_pylist(), strict=True))
 
     def names(self, table):
@@ -218,7 +219,7 @@ class TrialOnDisk(RuleBasedStateMachine):
 
     def raw_readers_agree(self, table):
         if self.names(table):
-            raw = ds.dataset(f"{self.local.root}/grid/data/{table}", partitioning="hive").to_table()
+            raw = ds.dataset(f"{self.local.root}/grid/data/{table}", partitioning="hive").to_table(columns=["update"])
             assert sorted(raw["update"].to_pylist()) == sorted(update for update, *_ in self.on_disk(table))
 
 
@@ -234,11 +235,11 @@ TestLongerTrialOnDisk = pytest.mark.slow(LongerTrialOnDisk.TestCase)
 TestLongerTrialOnDisk.settings = settings(TestTrialOnDisk.settings, max_examples=150)
 
 
-@pytest.mark.parametrize("when", ["begin", "middle"])
+@pytest.mark.parametrize("when", ["middle", pytest.param("begin", marks=pytest.mark.slow)])
 def test_a_death_at_any_change_to_the_disk(when):
     # Parts of two updates each; the checkpoint is at update 2, so that resuming trims one part and deletes others.
-    life = ["train", "save", "train", "commit", "train", "join", "train", "commit", "train", "commit"]
-    life += ["restore", "train", "commit", "train", "commit", "train", "join"]
+    life = ["train", "save", "train", "commit", "join", "train", "commit", "train", "commit"]
+    life += ["restore", "train", "commit", "train", "join"]
     for left in itertools.count():
         trial = TrialOnDisk()
         trial.start()
@@ -262,7 +263,7 @@ def test_a_death_at_any_change_to_the_disk(when):
         trial.teardown()
         if trial.fuse.left is not None:  # it outlived the whole life
             break
-    assert left > 30
+    assert left > 20
 
 
 CHILD = """
