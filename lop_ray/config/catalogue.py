@@ -13,6 +13,10 @@ from lop_ray.options import Options
 ALGORITHMS = {"ppo": "lop_ray.algorithms.ppo.options:PPOOptions"}
 """Where the options of each algorithm are; also the name of its section in a grid file."""
 
+IN_A_RUN = ("margins", "dormant", "ranks", "features", "predictive_margins", "weights", "weight_spectrum")
+"""Diagnostics that need no more than networks and observations. The library's others need a loss and its batch,
+which trainings do not hand over yet; they are refused in a grid rather than failing in its trials."""
+
 VARIANTS_FILE = "variants.yaml"
 
 
@@ -47,7 +51,7 @@ def diagnostics() -> dict[str, type[Options]]:
     """Options class of each diagnostic, by name."""
     from lop_ray.diagnostics import DIAGNOSTICS
 
-    return dict(DIAGNOSTICS)
+    return {name: DIAGNOSTICS[name] for name in IN_A_RUN}
 
 
 def config_folders() -> list[Path]:

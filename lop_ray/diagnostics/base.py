@@ -57,7 +57,7 @@ class Findings:
         layers: One dict of columns per hidden layer, in order; or empty.
         neurons: Rows with a `layer` and lists with an entry a unit.
         probes: Rows with `probe`, `metric`, `value`.
-        spectra: Rows with `spectrum`, `layer` (-1: the whole network), `values` and `weights` (lists, or None).
+        spectra: Rows with `spectrum`, `layer` (None: the whole network), and lists `x` and `y` (or None).
     """
 
     layers: list[Row] = field(default_factory=list)
@@ -65,10 +65,10 @@ class Findings:
     probes: list[Row] = field(default_factory=list)
     spectra: list[Row] = field(default_factory=list)
 
-    def add_spectrum(self, spectrum: str, values: Tensor, weights: Tensor | None = None, *, layer: int = -1) -> None:
-        """Adds one row to `spectra`; tensors are flattened."""
-        lists = [None if each is None else each.flatten().tolist() for each in (values, weights)]
-        self.spectra.append({"spectrum": spectrum, "layer": layer, "values": lists[0], "weights": lists[1]})
+    def add_spectrum(self, spectrum: str, x: Tensor, y: Tensor | None = None, *, layer: int | None = None) -> None:
+        """Adds one row to `spectra`: values, or abscissa and weight of each; tensors are flattened."""
+        lists = [None if each is None else each.flatten().tolist() for each in (x, y)]
+        self.spectra.append({"spectrum": spectrum, "layer": layer, "x": lists[0], "y": lists[1]})
 
     def add_probe(self, probe: str, **metrics: float) -> None:
         """Adds one row to `probes` per metric."""

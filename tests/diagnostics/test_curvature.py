@@ -276,8 +276,8 @@ def test_the_density_diagnostic_describes_the_brute_force_spectrum(network_and_i
     assert 0 < values["epsilon_rank"] < 1
     assert values["rank_bound"] <= values["parameters"]
     spectrum = found.spectra[0]
-    assert (spectrum["spectrum"], spectrum["layer"]) == ("hessian_density", -1)
-    assert math.fsum(spectrum["weights"]) == pytest.approx(1.0)
+    assert (spectrum["spectrum"], spectrum["layer"]) == ("hessian_density", None)
+    assert math.fsum(spectrum["y"]) == pytest.approx(1.0)
 
 
 def test_the_same_update_draws_the_same_direction():
@@ -294,7 +294,7 @@ def test_the_eigenvalue_diagnostic_stores_all_k(network_and_inputs):
         Subject("q", network, inputs), EigenvalueOptions(loss="perturbed_output", k=4, matrix="ggn")
     )
     assert found.spectra[0]["spectrum"] == "ggn_top_eigenvalues"
-    values = found.spectra[0]["values"]
+    values = found.spectra[0]["x"]
     assert values == sorted(values, reverse=True)
     assert len(values) == 4
     assert found.probes[0]["value"] == values[0]

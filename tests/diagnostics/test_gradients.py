@@ -144,7 +144,7 @@ def test_covariance_diagnostic_toward_perturbed_outputs_needs_nothing_extra(netw
     other = measure_gradient_covariance(Subject("q", network, inputs, update=4), options)
     assert first.spectra == again.spectra != other.spectra
     assert {row["metric"] for row in first.probes} == {"negative_share", "effective_rank", "mean_cosine"}
-    matrix = np.array(first.spectra[0]["values"]).reshape(8, 8)
+    matrix = np.array(first.spectra[0]["x"]).reshape(8, 8)
     np.testing.assert_allclose(matrix, matrix.T)
     np.testing.assert_allclose(np.diag(matrix), 1.0)
     values = {row["metric"]: row["value"] for row in first.probes}

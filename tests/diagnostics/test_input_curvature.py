@@ -52,7 +52,7 @@ def test_the_diagnostic_leaves_the_observations_alone(network_and_inputs):
     found = measure_input_curvature(Subject("q", network, inputs), options)
     assert torch.equal(inputs, before)
     assert not inputs.requires_grad
-    values = torch.tensor(found.spectra[0]["values"])
+    values = torch.tensor(found.spectra[0]["x"])
     assert {row["probe"] for row in found.probes} == {"input_curvature_published"}
     assert [row["value"] for row in found.probes] == pytest.approx(
         [values.mean().item(), values.median().item(), values.max().item()]

@@ -170,10 +170,10 @@ def test_the_diagnostic_reports_losses_and_curve(kind, network_and_inputs):
     found, again = (measure_probe(Subject("q", network, inputs, update=250), options) for _ in "ab")
     assert (found.probes, found.spectra) == (again.probes, again.spectra)
     values = {row["metric"]: row["value"] for row in found.probes}
-    finals = found.spectra[1]["values"]
+    finals = found.spectra[1]["x"]
     assert {row["probe"] for row in found.probes} == {f"probe_{kind}"}
     assert [row["spectrum"] for row in found.spectra] == [f"probe_{kind}_curve", f"probe_{kind}_final_losses"]
-    assert len(found.spectra[0]["values"]) == 4
+    assert len(found.spectra[0]["x"]) == 4
     assert values["final_loss"] == pytest.approx(sum(finals) / 3)
     assert values["plasticity"] == pytest.approx(values["baseline"] - values["final_loss"])
     assert ("accuracy" in values) == (kind == "labels")

@@ -211,5 +211,5 @@ def test_kinds_are_the_columns_and_spectra_can_be_stored(network_and_inputs):
         assert row["covariance_rank"] == covariance_rank(z)
         spectrum = found.spectra[layer]
         assert (spectrum["spectrum"], spectrum["layer"]) == ("feature_singular_values", layer)
-        assert spectrum["values"] == pytest.approx(np.linalg.svd(flat, compute_uv=False).tolist(), abs=1e-6)
+        assert spectrum["x"] == pytest.approx(np.linalg.svd(flat, compute_uv=False).tolist(), abs=1e-6)
     assert not measure_ranks(Subject("q", network, inputs, update=3), options).spectra

@@ -156,7 +156,7 @@ def test_all_diagnostics_fill_their_tables_for_the_networks_that_have_what_they_
     assert ("value", "trust_region") not in probes  # it has no ratios
     assert {("value", "hessian_density"), ("value", "probe_functions"), ("policy", "churn")} <= probes
     assert all(row.keys() == {"network", "probe", "metric", "value"} for row in rows.probes)
-    assert all(row.keys() == {"network", "spectrum", "layer", "values", "weights"} for row in rows.spectra)
+    assert all(row.keys() == {"network", "spectrum", "layer", "x", "y"} for row in rows.spectra)
     assert all(row.keys() == rows.layers[0].keys() for row in rows.layers)
 
 

@@ -89,7 +89,7 @@ def test_spectral_norm_and_condition_of_each_weight(network_and_inputs):
         sigma = np.linalg.svd(matrix, compute_uv=False)
         assert row["spectral_norm"] == pytest.approx(np.linalg.norm(matrix, 2))
         assert row["condition_number"] == pytest.approx(np.linalg.cond(matrix))
-        assert spectrum["values"] == pytest.approx(sigma.tolist())
+        assert spectrum["x"] == pytest.approx(sigma.tolist())
 
 
 def test_a_singular_weight_has_infinite_condition():
