@@ -135,7 +135,8 @@ def measure_rllib(copies: int, runners: int, updates: int) -> dict[str, Any]:
 def in_process(cores: list[int], **job: Any) -> subprocess.Popen:
     """Starts a measurement of its own on `cores`."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.throughput", "--job", json.dumps(job)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(len(cores)), "PYTHONPATH": os.getcwd()}
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    env.pop("OMP_NUM_THREADS", None)  # Ray sets it for its workers; RLlib is measured as it comes
     return subprocess.Popen(
         command,
         env=env,

@@ -56,7 +56,9 @@ class FragmentsToBatch(ConnectorV2):
             ADVANTAGES: advantages,
             RETURNS: advantages + values,
         }
-        return {key: torch.from_numpy(array).flatten(0, 1).to(self._device) for key, array in arrays.items()}
+        # What a remote runner sent is read-only, which torch warns of: "W" copies it then, and only then.
+        tensors = {key: torch.from_numpy(np.require(array, requirements="W")) for key, array in arrays.items()}
+        return {key: tensor.flatten(0, 1).to(self._device) for key, tensor in tensors.items()}
 
     def _values(self, module: ActorCritic, fragment: Fragment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """V(s_t), gamma V(s_{t+1}) as the time-limit rule has it, and the discount, each [T, N]."""

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class PPOLoss:
-    """The parts of the loss of one minibatch, each a scalar tensor.
-
-    Attributes:
-        policy: Clipped surrogate, to be minimised.
-        value: Mean squared value error.
-        log_ratio: log pi(a|s) - log pi_old(a|s), [B].
-    """
-
-    policy: Tensor
-    value: Tensor
-    log_ratio: Tensor
-
-
-def ppo_loss(
-    logp: Tensor, old_logp: Tensor, advantages: Tensor, values: Tensor, returns: Tensor, clip_param: float
-) -> PPOLoss:
-    """Clipped surrogate and value loss.
-
-    policy = -mean(min(rho A, clip(rho, 1 - eps, 1 + eps) A)) with rho = exp(logp - old_logp);
-    value = mean((V - R)^2), neither halved nor clipped.
+def policy_loss(logp: Tensor, old_logp: Tensor, advantages: Tensor, clip_param: float) -> tuple[Tensor, Tensor]:
+    """Clipped surrogate, to be minimised: -mean(min(rho A, clip(rho, 1 - eps, 1 + eps) A)).
 
     Args:
         logp: log pi(a|s) under the policy being trained [B].
         old_logp: The same under the policy that acted [B].
-        advantages: [B].
-        values: V(s) [B].
-        returns: Lambda-returns [B].
+        advantages: A [B].
         clip_param: eps.
 
     Returns:
-        The parts.
+        The loss, a scalar, and log rho = logp - old_logp [B].
 
-    Source: Schulman et al. 2017 (arXiv 1707.06347), eq. 7; value loss as in `lop/algos/rl/ppo.py`.
+    Source: Schulman et al. 2017 (arXiv 1707.06347), eq. 7.
     """
     log_ratio = logp - old_logp
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_param, 1 + clip_param) * advantages)
-    return PPOLoss(-surrogate.mean(), (values - returns).square().mean(), log_ratio)
+    return -surrogate.mean(), log_ratio
+
+
+def value_loss(values: Tensor, returns: Tensor) -> Tensor:
+    """mean((V - R)^2) over [B], neither halved nor clipped, as in `lop/algos/rl/ppo.py`."""
+    return (values - returns).square().mean()
 
 
 @torch.no_grad()
