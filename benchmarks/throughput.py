@@ -72,6 +72,7 @@ def measure_ours(copies: int, cpus: int, updates: int, diagnostics: bool, runner
                 by_threads.append(update.seconds())
             torch.set_num_threads(1)
             took["update"] = min(by_threads)
+            time.sleep(0.3)  # OpenMP's idle threads spin for 0.2 s, and would take the trial's second core
         if i >= WARM_UP:
             for key, value in took.items():
                 seconds[key].append(value)

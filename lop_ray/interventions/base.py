@@ -119,11 +119,6 @@ class Interventions:
         self._penalties = [m for m in self.members.values() if _overrides(m, "loss_term")]
         self._after_update = [m for m in self.members.values() if _overrides(m, "after_update")]
 
-    @property
-    def have_penalties(self) -> bool:
-        """Whether any member adds to the loss."""
-        return bool(self._penalties)
-
     def build(self, networks: Mapping[str, nn.Module], generator: torch.Generator) -> None:
         """Lets every member change the networks; each draws from a stream named after it."""
         for name, member in self.members.items():

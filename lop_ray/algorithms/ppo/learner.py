@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -58,7 +57,6 @@ class PlasticityLearner(PPOTorchLearner):
         self._shuffle = torch_generator(self.trial.seed, "minibatches")
         self._last_epoch: list[Tensor] = []
         self._keep_statistics = False
-        self._helper: ThreadPoolExecutor | None = None
 
     @override(PPOTorchLearner)
     def build(self) -> None:
@@ -69,10 +67,6 @@ class PlasticityLearner(PPOTorchLearner):
         generator = torch_generator(self.trial.seed, "interventions", "training")
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         self.interventions.attach(Training(self.actor_critic.networks(), optimizer, generator))
-        # With two cores the two networks learn side by side. A penalty reaches into both, and a GPU has its own
-        # parallelism: then, as with one core, there is one stream.
-        if self.trial.resources.cpus > 1 and self._device.type == "cpu" and not self.interventions.have_penalties:
-            self._helper = ThreadPoolExecutor(1, "policy-stream", initializer=torch.set_num_threads, initargs=(1,))
 
     @property
     def actor_critic(self) -> ActorCritic:
@@ -139,70 +133,35 @@ class PlasticityLearner(PPOTorchLearner):
         return fwd_out, loss, norms
 
     def _gradient_step(self, minibatch: dict[str, Tensor]) -> tuple[Any, Tensor]:
-        if self._helper is not None:
-            fwd_out, loss, gradients = self._two_streams(minibatch)
-        else:
-            batch = {DEFAULT_MODULE_ID: minibatch}
-            outputs = self.module.forward_train(batch)
-            losses = self.compute_losses(fwd_out=outputs, batch=batch)
-            gradients = self.compute_gradients(losses)
-            fwd_out, loss = outputs[DEFAULT_MODULE_ID], losses[DEFAULT_MODULE_ID]
+        batch = {DEFAULT_MODULE_ID: minibatch}
+        fwd_out = self.module.forward_train(batch)
+        losses = self.compute_losses(fwd_out=fwd_out, batch=batch)
+        gradients = self.compute_gradients(losses)
         self.apply_gradients(self.postprocess_gradients(gradients))
         self.gradient_steps += 1
-        if self._keep_statistics:
-            policy, entropy, kl, clipped = self._policy_statistics
-            self._last_epoch.append(torch.stack((policy, self._value_statistic, entropy, kl, clipped)))
-        return fwd_out, loss
-
-    def _two_streams(self, minibatch: dict[str, Tensor]) -> tuple[Any, Tensor, dict[Any, Tensor]]:
-        """Forward and backward pass of the two networks side by side, one thread each.
-
-        The networks share no weight, so each gradient is the same, to the bit, as from the sum of the losses.
-        """
-        assert self._helper is not None
-        module = self.actor_critic.train()
-        for optimizer in self._optimizer_parameters:
-            optimizer.zero_grad(set_to_none=True)
-        policy = self._helper.submit(self._policy_stream, minibatch)
-        value = self._value_part(minibatch, module.compute_values(minibatch))
-        value.backward()
-        loss = policy.result() + value.detach()
-        self._loss = loss
-        return {}, loss, {pid: parameter.grad for pid, parameter in self._params.items()}
-
-    def _policy_stream(self, minibatch: dict[str, Tensor]) -> Tensor:
-        loss = self._policy_part(minibatch, self.actor_critic.distribution_inputs(minibatch[OBS]))
-        loss.backward()
-        return loss.detach()
+        return fwd_out[DEFAULT_MODULE_ID], losses[DEFAULT_MODULE_ID]
 
     @override(PPOTorchLearner)
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Tensor]
     ) -> Tensor:
-        """Policy - c_e entropy + c_v value + the interventions' penalties, over one minibatch."""
-        total = self._policy_part(batch, fwd_out[Columns.ACTION_DIST_INPUTS]) + self._value_part(batch, fwd_out[VALUES])
+        """Policy + c_v value - c_e entropy + the interventions' penalties, over one minibatch."""
+        options = self.options
+        dist = self.actor_critic.action_dist_cls.from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        policy, log_ratio = policy_loss(dist.logp(batch[ACTIONS]), batch[LOGP], batch[ADVANTAGES], options.clip_param)
+        value = value_loss(fwd_out[VALUES], batch[RETURNS])
+        total = policy + options.value_loss_coefficient * value
+        if options.entropy_coefficient:
+            total = total - options.entropy_coefficient * dist.entropy().mean()
         penalty = self.interventions.loss_term()
         if penalty is not None:
             total = total + penalty
-        self._loss = total.detach()
-        return total
-
-    def _policy_part(self, batch: dict[str, Tensor], distribution_inputs: Tensor) -> Tensor:
-        options = self.options
-        dist = self.actor_critic.action_dist_cls.from_logits(distribution_inputs)
-        loss, log_ratio = policy_loss(dist.logp(batch[ACTIONS]), batch[LOGP], batch[ADVANTAGES], options.clip_param)
         if self._keep_statistics:
             with torch.no_grad():
-                statistics = ratio_statistics(log_ratio, options.clip_param)
-                self._policy_statistics = (loss.detach(), dist.entropy().mean(), *statistics)
-        if options.entropy_coefficient:
-            loss = loss - options.entropy_coefficient * dist.entropy().mean()
-        return loss
-
-    def _value_part(self, batch: dict[str, Tensor], values: Tensor) -> Tensor:
-        loss = value_loss(values, batch[RETURNS])
-        self._value_statistic = loss.detach()
-        return self.options.value_loss_coefficient * loss
+                statistics = (dist.entropy().mean(), *ratio_statistics(log_ratio, options.clip_param))
+                self._last_epoch.append(torch.stack((policy, value, *statistics)))
+        self._loss = total.detach()
+        return total
 
     @override(PPOTorchLearner)
     def postprocess_gradients(self, gradients_dict: dict[Any, Tensor]) -> dict[Any, Tensor]:
