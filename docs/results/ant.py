@@ -18,7 +18,7 @@ from lop_ray.results import connect
 
 BIN = 256_000  # 125 updates; the paper's bins are 250,000 steps
 SILENT = Measure("silent", "100.0 * silent / units")
-PUBLISHED = {  # read off the published figure (about +-3 %); field notes
+PUBLISHED = {  # read off the published figure (about +-3 %)
     "return": ("std: peak about 2,600 near 3M;\nns: peak about 4,100 near 6M", None),
     "silent": ("", None),
     "stable rank": ("", None),
