@@ -9,6 +9,8 @@ from typing import Any
 from ray.tune import Callback
 from ray.util.metrics import Gauge
 
+from lop_ray.algorithms.training import dead_fraction
+
 _TAGS = ("grid", "variant", "trial")
 
 
@@ -29,22 +31,24 @@ class DashboardRows:
 
     def on_rows(self, spec: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
         """Sets the gauges from the rows of an update."""
-        tags = {"grid": spec.grid, "variant": spec.variant, "trial": f"{spec.variant}-seed{spec.seed}"}
+        tags = _tags(spec)
         row, now = rows["updates"][0], time.monotonic()
         if self._last is not None and now > self._last[0]:
             self._gauges["steps_per_s"].set((row["env_steps"] - self._last[1]) / (now - self._last[0]), tags)
         self._last = (now, row["env_steps"])
         if row.get("episode_return_mean") is not None:
             self._gauges["return"].set(row["episode_return_mean"], tags)
-        layers = [layer for layer in rows.get("layers", []) if layer.get("dead") is not None]
-        if layers:
-            units = sum(layer["units"] for layer in layers)
-            self._gauges["dead"].set(sum(layer["dead"] for layer in layers) / units, tags)
+        dead = dead_fraction(rows)
+        if dead is not None:
+            self._gauges["dead"].set(dead, tags)
 
     def on_end(self, spec: Any, status: str) -> None:
         """Sets the speed to zero: nothing runs any more."""
-        tags = {"grid": spec.grid, "variant": spec.variant, "trial": f"{spec.variant}-seed{spec.seed}"}
-        self._gauges["steps_per_s"].set(0.0, tags)
+        self._gauges["steps_per_s"].set(0.0, _tags(spec))
+
+
+def _tags(spec: Any) -> dict[str, str]:
+    return {"grid": spec.grid, "variant": spec.variant, "trial": f"{spec.variant}-seed{spec.seed}"}
 
 
 class TrialStatusGauge(Callback):

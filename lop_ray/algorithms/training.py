@@ -11,6 +11,13 @@ Rows = dict[str, list[dict[str, Any]]]
 """Rows by table, without the trial's id."""
 
 
+def dead_fraction(rows: Rows) -> float | None:
+    """Share of dead units over all hidden layers of an update's rows; None where margins were not due."""
+    layers = [row for row in rows.get("layers", []) if row.get("dead") is not None]
+    units = sum(row["units"] for row in layers)
+    return sum(row["dead"] for row in layers) / units if units else None
+
+
 class Training(Protocol):
     """A network in training, one update at a time.
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from lop_ray.algorithms.divergence import DivergedError
 from lop_ray.algorithms.spec import TrialSpec
-from lop_ray.algorithms.training import Rows, Training, TrainingFactory
+from lop_ray.algorithms.training import Rows, Training, TrainingFactory, dead_fraction
 from lop_ray.results import Checkpoints, Lock, Store
 from lop_ray.results.provenance import provenance, versions
 
@@ -98,7 +98,7 @@ class Trial:
             self._writer.append_many(table, some)
         for listener in self._listeners:
             listener.on_rows(self.spec, rows)
-        self.latest = {**row, "updates": self._training.updates, **_dead_fraction(rows)}
+        self.latest = {**row, "updates": self._training.updates, "dead_fraction": dead_fraction(rows)}
         if self._training.env_steps - self._saved_at >= self.spec.checkpoints.every_steps:
             self._save()
         self._finish_if_done()
@@ -150,12 +150,6 @@ class Trial:
             finished_at=None if status == "running" else _now(),
             **provenance(),
         )
-
-
-def _dead_fraction(rows: Rows) -> dict[str, float]:
-    layers = [row for row in rows.get("layers", []) if row.get("dead") is not None]
-    units = sum(row["units"] for row in layers)
-    return {"dead_fraction": sum(row["dead"] for row in layers) / units} if units else {}
 
 
 def _now() -> datetime:
