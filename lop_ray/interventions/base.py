@@ -19,7 +19,7 @@ survive a restart is in `state_dict`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -40,11 +40,32 @@ class Training:
         optimizer: The optimiser of all of them.
         generator: Source of the interventions' randomness (CPU). `Interventions` hands each member a
             generator of its own, derived from the initial seed of this one.
+        fresh: Builds the networks anew, with weights drawn from the generator it is given (on the CPU): by
+            name, of the same architecture as before the interventions changed them. None where nobody can.
     """
 
     networks: Mapping[str, nn.Module]
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
+    fresh: Callable[[torch.Generator], Mapping[str, nn.Module]] | None = None
+
+
+@dataclass(frozen=True)
+class LossStep:
+    """One loss that is about to be differentiated.
+
+    Attributes:
+        inputs: [N, ...], every observation of the update that the minibatch belongs to.
+        minibatch: [B, ...], the inputs of this minibatch.
+        losses: By name of network, its own term of the loss on this minibatch, before it is weighed; a scalar
+            with its graph. For PPO: the clipped surrogate ("policy") and the squared error ("value").
+        outputs: By name of network, what it gave on `minibatch`, [B, outputs], with its graph.
+    """
+
+    inputs: Tensor
+    minibatch: Tensor
+    losses: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,7 +104,7 @@ class Intervention:
         """Called once, when training is about to begin."""
         self.training = training
 
-    def loss_term(self) -> Tensor | None:
+    def loss_term(self, step: LossStep) -> Tensor | None:
         """A scalar to add to the loss of this minibatch, or None."""
         return None
 
@@ -132,9 +153,14 @@ class Interventions:
         if any(member.wants_activations for member in self.members.values()):
             self._taps = {name: ActivationTap(network) for name, network in training.networks.items()}
 
-    def loss_term(self) -> Tensor | None:
+    @property
+    def penalise(self) -> bool:
+        """Whether a member has a penalty at all; if not, no `LossStep` needs to be made."""
+        return bool(self._penalties)
+
+    def loss_term(self, step: LossStep) -> Tensor | None:
         """Sum of the members' penalties, or None."""
-        terms = [term for member in self._penalties if (term := member.loss_term()) is not None]
+        terms = [term for member in self._penalties if (term := member.loss_term(step)) is not None]
         return torch.stack(terms).sum() if terms else None
 
     def after_gradient_step(self, count: int, inputs: Tensor) -> None:

@@ -28,7 +28,7 @@ class Problem:
         description: One line.
         module: Where the two classes live.
         options_class: Name of the `lop_ray.options.Options` subclass.
-        env_class: Name of the `gymnasium.vector.VectorEnv` subclass, which takes the options and `num_threads`.
+        env_class: Name of the `gymnasium.vector.VectorEnv` subclass, which takes the arguments of `make`.
     """
 
     name: str
@@ -42,9 +42,12 @@ class Problem:
         """The problem's options."""
         return getattr(import_module(self.module), self.options_class)
 
-    def make(self, options: OptionsBase, *, num_threads: int = 1) -> VectorEnv[Any, Any, Any]:
-        """All copies of the environment that `options` describe, stepped by `num_threads` threads."""
-        return getattr(import_module(self.module), self.env_class)(options, num_threads=num_threads)
+    def make(
+        self, options: OptionsBase, *, num_threads: int = 1, task_seed: int = 0, trial_copies: int | None = None
+    ) -> VectorEnv[Any, Any, Any]:
+        """All copies of the environment that `options` describe; see `make_problem`."""
+        env_class = getattr(import_module(self.module), self.env_class)
+        return env_class(options, num_threads=num_threads, task_seed=task_seed, trial_copies=trial_copies)
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -52,6 +55,13 @@ PROBLEMS: dict[str, Problem] = {
     for problem in [
         Problem(
             "ant", "MuJoCo Ant, run in the direction +x; fixed task", "lop_ray.problems.ant", "AntOptions", "VectorAnt"
+        ),
+        Problem(
+            "slippery_ant",
+            "Ant whose friction changes, by default log-uniform on [0.02, 2] every 2M steps",
+            "lop_ray.problems.ant",
+            "SlipperyAntOptions",
+            "VectorAnt",
         ),
     ]
 }
@@ -70,13 +80,25 @@ def find_problem(name: str) -> Problem:
     return PROBLEMS[name]
 
 
-def make_problem(name: str, options: Mapping[str, Any], num_threads: int = 1) -> VectorEnv[Any, Any, Any]:
+def make_problem(
+    name: str,
+    options: Mapping[str, Any],
+    num_threads: int = 1,
+    task_seed: int = 0,
+    trial_copies: int | None = None,
+) -> VectorEnv[Any, Any, Any]:
     """The environment of the problem called `name`.
 
     Args:
         name: In `PROBLEMS`.
         options: Keyword arguments of the problem's options; unknown and bad ones raise `pydantic.ValidationError`.
         num_threads: Threads that step the copies, the calling one included.
+        task_seed: The trial's seed, the same in all its runners: the sequence of tasks is drawn from it, where there
+            is one.
+        trial_copies: Copies of the trial over all its runners, which a task schedule's steps count; by default
+            those of this environment.
     """
     problem = find_problem(name)
-    return problem.make(problem.Options(**options), num_threads=num_threads)
+    return problem.make(
+        problem.Options(**options), num_threads=num_threads, task_seed=task_seed, trial_copies=trial_copies
+    )

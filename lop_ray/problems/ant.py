@@ -27,8 +27,10 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
 from lop_ray.options import Options
+from lop_ray.problems.friction import Frictions, SlipperyOptions
 from lop_ray.problems.mujoco_physics import MujocoPhysics
 from lop_ray.problems.physics import Actions, Floats, Physics
+from lop_ray.problems.schedule import NEVER, Schedule
 from lop_ray.seeding import numpy_generator
 
 FRAME_SKIP = 5
@@ -71,6 +73,10 @@ class AntOptions(Options):
         return self
 
 
+class SlipperyAntOptions(SlipperyOptions, AntOptions):
+    """The options of the Ant, and when and to what its friction changes."""
+
+
 class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
     """N copies of the Ant that step together, each with its own model, friction, state and random generator.
 
@@ -89,10 +95,15 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
     `infos["_final_obs"]`, [N], is true. `infos` is empty when no copy ended. Observations and rewards are new arrays;
     `terminated` and `truncated` are read-only where they are false throughout.
 
+    With `SlipperyAntOptions` the slide friction of all geoms is that of the copy's task, from the first step on. A
+    change takes effect with the next step, and costs nothing in steps without one.
+
     Args:
         options: The problem.
         num_threads: Threads that step the physics, the calling one included. They never change a number.
         dtype: Of observations: float32 or float64.
+        task_seed: The trial's seed, from which the tasks are drawn where there are several.
+        trial_copies: Copies of the trial over all its runners, which the schedule's steps count; by default those here.
     """
 
     def __init__(
@@ -101,6 +112,8 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         *,
         num_threads: int = 1,
         dtype: type[np.float32] | type[np.float64] = np.float32,
+        task_seed: int = 0,
+        trial_copies: int | None = None,
     ):
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self.options = options
@@ -140,12 +153,25 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         self._started = np.zeros(n, np.int64)  # what the clock showed when the current episode began
         self._next_timeout = options.max_episode_steps
         self._generators = [np.random.default_rng() for _ in range(n)]
-        self._tasks = _read_only(np.zeros(n, np.int32))
+        self.tasks: NDArray[np.int32] = _read_only(np.zeros(n, np.int32))
+        self._next_change = NEVER
+        self._schedule: Schedule | None = None
+        if isinstance(options, SlipperyOptions):
+            self._frictions = Frictions(options.friction, task_seed)
+            self._schedule = Schedule(options.schedule, n, trial_copies=trial_copies, num_tasks=self._frictions.count)
+            self._enter_tasks(range(n))
 
-    @property
-    def tasks(self) -> NDArray[np.int32]:
-        """[N], the task that each copy is in: always 0, the Ant never changes."""
-        return self._tasks
+    def _enter_tasks(self, ids: Sequence[int]) -> None:
+        """Gives some copies the friction of where they are in the schedule."""
+        schedule, frictions = self._schedule, self._frictions
+        assert schedule is not None
+        values = np.empty(len(ids))
+        for i, k in enumerate(ids):
+            task = int(schedule.tasks[k])
+            before = schedule.which(max(task - 1, 0))
+            values[i] = frictions.between(before, schedule.which(task), schedule.progress(k, self._clock))
+        self._physics.set_slide_friction(ids, values)
+        self.tasks, self._next_change = schedule.tasks, schedule.next_check
 
     def set_friction(self, values: ArrayLike, env_ids: Sequence[int] | None = None) -> None:
         """Sets the slide friction of all geoms, floor and legs, from the next step on.
@@ -176,7 +202,7 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
             seed: The trial's seed, which gives copy k the stream `numpy_generator(seed, "env", k)`; or one seed
                 a copy, each used as gymnasium's `Env.reset(seed=...)` uses it (several runners of one trial
                 pass `derive_seed(seed, "env", k)` with their own k); or None to go on with the generators as
-                they are, which a first reset draws from the operating system.
+                they are, which a first reset draws from the operating system. With a seed the tasks begin anew, too.
             options: Unused.
 
         Returns:
@@ -185,6 +211,10 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         Raises:
             ValueError: The number of seeds is not the number of copies.
         """
+        if seed is not None and self._schedule is not None:
+            self._clock = 0
+            self._schedule.restart()
+            self._enter_tasks(range(self.num_envs))
         if isinstance(seed, (int, np.integer)):
             self._generators = [numpy_generator(int(seed), "env", k) for k in range(self.num_envs)]
         elif seed is not None:
@@ -218,6 +248,8 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         x_before = self._numbers(self._x)
         physics.step(actions)
         self._clock += 1
+        if self._clock >= self._next_change:
+            self._enter_tasks(self._schedule.after_step(self._clock))  # type: ignore[union-attr]
         observations = self._observe()
         healthy, terminated, truncated = self._endings()
         rewards = self._rewards(actions, x_before, healthy)
@@ -261,6 +293,10 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
 
     def _start_episodes(self, ids: Sequence[int]) -> None:
         """Draws new initial states, in gymnasium's order of draws."""
+        if self._schedule is not None:
+            changed = self._schedule.start_episodes(ids, self._clock)
+            if changed:
+                self._enter_tasks(changed)
         physics, scale = self._physics, self.options.reset_noise_scale
         qpos = np.tile(physics.initial_qpos, (len(ids), 1))
         qvel = np.tile(physics.initial_qvel, (len(ids), 1))
@@ -273,12 +309,15 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         self._next_timeout = int(self._started.min()) + self.options.max_episode_steps
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that the copies' future depends on, friction and random generators included."""
-        return {
+        """Everything that the copies' future depends on: friction, random generators and tasks, too."""
+        state = {
             "physics": self._physics.get_state(),
             "steps": self._clock - self._started,
             "generators": [generator.bit_generator.state for generator in self._generators],
         }
+        if self._schedule is not None:
+            state |= {"clock": self._clock, "schedule": self._schedule.get_state()}
+        return state
 
     def set_state(self, state: Mapping[str, Any]) -> NDArray[Any]:
         """Takes back what `get_state` gave, also in a new object: the future is then the same bit for bit.
@@ -291,7 +330,11 @@ class VectorAnt(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         """
         self._physics.set_state(state["physics"])
         self._clock = 0
-        self._started[:] = np.negative(state["steps"])
+        if self._schedule is not None:
+            self._clock = state["clock"]
+            self._schedule.set_state(state["schedule"], self._clock)
+            self.tasks, self._next_change = self._schedule.tasks, self._schedule.next_check
+        self._started[:] = np.subtract(self._clock, state["steps"])
         self._next_timeout = int(self._started.min()) + self.options.max_episode_steps
         for generator, saved in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = saved

@@ -63,6 +63,8 @@ class MujocoPhysics:
         self._contact_forces = contact_forces
         self._models = [copy.copy(model) for _ in range(num_copies)]
         self._datas = [mujoco.MjData(m) for m in self._models]
+        self._model_friction: Floats = model.geom_friction[:, 0].copy()
+        self._frictions = [m.geom_friction[:, 0] for m in self._models]  # views
         controls = [data.ctrl for data in self._datas]  # MuJoCo never moves a field, so views of it last
         self._copies = list(zip(self._models, self._datas, controls, strict=True))
 
@@ -89,12 +91,12 @@ class MujocoPhysics:
         return np.stack([model.geom_friction[:, 0] for model in self._models])
 
     def set_slide_friction(self, ids: Sequence[int], values: Floats) -> None:
-        """Gives all geoms of copy `ids[i]` the slide friction `values[i]`.
+        """Gives all geoms of copy `ids[i]` `values[i]` times their slide friction in the model.
 
         All geoms, because a contact has the larger friction of its two geoms.
         """
         for k, value in zip(ids, values, strict=True):
-            self._models[k].geom_friction[:, 0] = value
+            np.multiply(self._model_friction, value, out=self._frictions[k])
 
     def step(self, actions: Actions) -> None:
         """Advances every copy by one control step under `actions: [N, nu]`."""

@@ -55,7 +55,7 @@ class Physics(Protocol):
         ...
 
     def set_slide_friction(self, ids: Sequence[int], values: Floats) -> None:
-        """Gives all geoms of copy `ids[i]` the slide friction `values[i]`; the state is untouched."""
+        """Gives all geoms of copy `ids[i]` `values[i]` times their slide friction in the model; no state changes."""
         ...
 
     def step(self, actions: Actions) -> None:

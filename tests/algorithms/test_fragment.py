@@ -16,6 +16,7 @@ def make(steps=4, copies=6):
         final_values_at=np.array([[1, 3]]),
         final_obs=np.array([[7.0, 8.0]], np.float32),
         last_obs=np.arange(copies * 2.0, dtype=np.float32).reshape(copies, 2),
+        tasks=grid.astype(np.int32) // 10,
         task=np.arange(copies),
     )
 
@@ -28,7 +29,7 @@ def test_shards_keep_trajectories_whole_and_together_are_everything():
     whole = make()
     parts = [whole[:8], whole.slice(slice(8, None))]
     assert [part.rewards.shape for part in parts] == [(4, 2), (4, 4)]
-    for name in ("obs", "actions", "logp", "rewards", "terminateds", "truncateds"):
+    for name in ("obs", "actions", "logp", "rewards", "terminateds", "truncateds", "tasks"):
         joined = np.concatenate([getattr(part, name) for part in parts], 1)
         assert np.array_equal(joined, getattr(whole, name))
     assert np.array_equal(np.concatenate([part.last_obs for part in parts]), whole.last_obs)

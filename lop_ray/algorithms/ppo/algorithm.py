@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 from ray.tune.registry import register_env
 
+from lop_ray.algorithms.ppo.diagnosis import PPODiagnosis
 from lop_ray.algorithms.ppo.env_runner import ArrayEnvRunner
 from lop_ray.algorithms.ppo.learner import PlasticityLearner
 from lop_ray.algorithms.ppo.module import ActorCritic
@@ -26,7 +28,13 @@ _ENV = "lop_ray_problem"
 def _make_env(context: dict[str, Any]) -> gym.vector.VectorEnv:
     trial: TrialSpec = context["trial"]
     options = {**trial.problem_options, "num_envs": context["num_envs"]}
-    return make_problem(trial.problem, options, num_threads=context["threads"])
+    return make_problem(
+        trial.problem,
+        options,
+        num_threads=context["threads"],
+        task_seed=trial.seed,
+        trial_copies=trial.problem_options["num_envs"],
+    )
 
 
 class PlasticityPPOConfig(PPOConfig):
@@ -113,6 +121,16 @@ class PlasticityPPO(PPO):
         """Bounds torch to one thread first: spinning OpenMP workers would compete with the physics threads."""
         torch.set_num_threads(1)
         super().setup(config)
+
+    @property
+    def learner(self) -> PlasticityLearner:
+        """The learner, in this process."""
+        return self.learner_group._learner
+
+    @cached_property
+    def diagnosis(self) -> PPODiagnosis:
+        """What callbacks may ask of its training."""
+        return PPODiagnosis(self.learner)
 
     @override(PPO)
     def _setup_logdir(self, *args: Any, **kwargs: Any) -> None:

@@ -7,6 +7,7 @@ instead of one a step and leaves the global random generators alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from ray.rllib.core.distribution.torch.torch_distribution import TorchDiagGaussian
@@ -18,7 +19,11 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 class DiagonalGaussian(TorchDiagGaussian):
     """Independent normal actions, N(mean, exp(log_std)^2): RLlib's distribution with fewer operations.
 
-    The action is neither squashed nor clipped. Inputs are [..., 2 A]: means, then log standard deviations.
+    The action is neither squashed nor clipped.
+
+    Args:
+        mean: [..., A].
+        log_std: [A], one for all states, or [..., A].
     """
 
     def __init__(self, mean: Tensor, log_std: Tensor):
@@ -26,8 +31,17 @@ class DiagonalGaussian(TorchDiagGaussian):
 
     @classmethod
     def from_logits(cls, logits: Tensor, **kwargs: object) -> DiagonalGaussian:
-        """From [..., 2 A]."""
+        """From [..., 2 A]: means, then log standard deviations."""
         return cls(*logits.chunk(2, dim=-1))
+
+    @classmethod
+    def stack(cls, steps: Sequence[DiagonalGaussian]) -> DiagonalGaussian:
+        """The distributions of several steps with one `log_std` [A] as a single one, with a leading dimension."""
+        return cls(torch.stack([step.loc for step in steps]), steps[0].log_std)
+
+    def to_logits(self) -> Tensor:
+        """[..., 2 A], what `from_logits` reads."""
+        return torch.cat([self.loc, self.log_std.expand_as(self.loc)], -1)
 
     @staticmethod
     def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

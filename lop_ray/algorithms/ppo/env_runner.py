@@ -24,7 +24,7 @@ class FinishedEpisode(NamedTuple):
 
     Attributes:
         step: The fragment's step (0-based) at which it ended.
-        task: Task in which it ended.
+        task: Task that its last step was made in.
         episode_return: Undiscounted sum of rewards.
         length: Steps.
         terminated: Whether in a terminal state rather than at the time limit.
@@ -41,8 +41,8 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
     """Collects a `Fragment` a call from a vector env that resets its copies in the same step.
 
     Making env and module, weight synchronisation, spaces and callbacks are inherited. The env must offer
-    `tasks` [N] and `get_state`/`set_state`, and give `final_obs` [N, observation] in its infos whenever
-    a copy's episode ends.
+    `get_state`/`set_state`, `tasks` [N], the task of each copy's next step, which is another array whenever a task
+    has changed, and give `final_obs` [N, observation] in its infos whenever a copy's episode ends.
     """
 
     def __init__(self, *, config: Any, **kwargs: Any):
@@ -50,7 +50,8 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
         self.finished_episodes: list[FinishedEpisode] = []
         self.observation_buffer: Any = None  # set and filled by a callback, saved with the runner
         self.sample_s = 0.0  # seconds that the latest `sample()` took
-        self.task = 0  # task at its end
+        self.task = 0  # latest task of its last step, over the copies
+        self.next_task = 0  # latest task of the step that follows it
         self._needs_initial_reset: bool = True
         self._trial: TrialSpec = config.trial
         self._generator = torch_generator(self._trial.seed, "actions", self.worker_index or 0)
@@ -97,7 +98,8 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
         with self.metrics.log_time(SAMPLE_TIMER):
             fragment = self._collect(steps, self.config.explore if explore is None else explore, random_actions)
         self.sample_s = time.perf_counter() - start
-        self.task = int(fragment.task[0])
+        self.task = int(fragment.tasks[-1].max())
+        self.next_task = int(fragment.task.max())
         make_callback(
             "on_sample_end",
             callbacks_objects=self._callbacks,
@@ -127,8 +129,10 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
         rewards = np.empty((steps, copies), np.float32)
         terminateds = np.zeros((steps, copies), bool)
         truncateds = np.zeros((steps, copies), bool)
+        tasks = np.empty((steps, copies), np.int32)
+        current, since = env.tasks, 0  # the tasks of the steps from `since` on
         noise = distribution.draw_noise(actions.shape, self._generator) if explore else None
-        inputs: list[torch.Tensor] = []
+        policies: list[Any] = []
         struck: list[tuple[int, int]] = []
         final_obs: list[np.ndarray] = []
         obs[0] = self._obs
@@ -137,26 +141,28 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
                 if random_actions:
                     actions[t] = env.action_space.sample()
                 else:
-                    step_inputs = module.distribution_inputs(self._on_device(obs[t]))
-                    inputs.append(step_inputs)
-                    drawn = distribution.from_logits(step_inputs).act(None if noise is None else noise[t])
-                    actions[t] = drawn.cpu().numpy()
+                    policies.append(module.action_distribution(self._on_device(obs[t])))
+                    actions[t] = policies[t].act(None if noise is None else noise[t]).cpu().numpy()
                 obs[t + 1], rewards[t], terminated, truncated, infos = env.step(actions[t])
                 self._episode_return += rewards[t]
                 self._episode_length += 1
                 if infos:  # some episode ended
                     terminateds[t], truncateds[t] = terminated, truncated
                     for n in np.flatnonzero(terminated | truncated):
-                        self._finish_episode(t, int(n), bool(terminated[n]))
+                        self._finish_episode(t, int(n), int(current[n]), bool(terminated[n]))
                         if not terminated[n]:
                             struck.append((t, int(n)))
                             final_obs.append(infos["final_obs"][n].copy())
+                if env.tasks is not current:
+                    tasks[since : t + 1] = current
+                    current, since = env.tasks, t + 1
+        tasks[since:] = current
         self._obs = obs[steps]
         if random_actions:
             logp = np.full((steps, copies), np.nan, np.float32)
         else:
             actions_tensor = torch.from_numpy(actions).to(self._device)
-            logp = distribution.from_logits(torch.stack(inputs)).logp(actions_tensor).cpu().numpy()
+            logp = distribution.stack(policies).logp(actions_tensor).cpu().numpy()
         self._increase_sampled_metrics(steps * copies, 0)
         self.num_env_steps_sampled_lifetime += steps * copies
         return Fragment(
@@ -169,17 +175,18 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
             final_values_at=np.array(struck, np.int64).reshape(-1, 2),
             final_obs=np.array(final_obs, obs.dtype).reshape(-1, *obs.shape[2:]),
             last_obs=obs[steps],
-            task=np.array(env.tasks),
+            tasks=tasks,
+            task=np.array(current),
         )
 
     def _on_device(self, obs: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(obs).to(self._device)
 
-    def _finish_episode(self, step: int, copy: int, terminated: bool) -> None:
+    def _finish_episode(self, step: int, copy: int, task: int, terminated: bool) -> None:
         self.finished_episodes.append(
             FinishedEpisode(
                 step=step,
-                task=int(self._vector_env.tasks[copy]),
+                task=task,
                 episode_return=float(self._episode_return[copy]),
                 length=int(self._episode_length[copy]),
                 terminated=terminated,

@@ -25,7 +25,8 @@ class Fragment:
         final_values_at: Steps (t, n) at which a time limit struck [K, 2].
         final_obs: Last observation of those episodes [K, observation].
         last_obs: Observation after the last step [N, observation].
-        task: Task of each copy at the end [N].
+        tasks: Task that each step was made in [T, N], int32.
+        task: Task that each copy is in after the last step, and so the next step's [N], int32.
     """
 
     obs: np.ndarray
@@ -37,6 +38,7 @@ class Fragment:
     final_values_at: np.ndarray
     final_obs: np.ndarray
     last_obs: np.ndarray
+    tasks: np.ndarray
     task: np.ndarray
 
     def __len__(self) -> int:
@@ -88,4 +90,4 @@ class Fragment:
         return self[steps]
 
 
-_TIME_MAJOR = {"obs", "actions", "logp", "rewards", "terminateds", "truncateds"}
+_TIME_MAJOR = {"obs", "actions", "logp", "rewards", "terminateds", "truncateds", "tasks"}

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
@@ -26,10 +25,10 @@ from lop_ray.algorithms.ppo.batch import (
     explained_variance,
 )
 from lop_ray.algorithms.ppo.loss import policy_loss, ratio_statistics, value_loss
-from lop_ray.algorithms.ppo.module import ActorCritic
+from lop_ray.algorithms.ppo.module import ACTION_DISTRIBUTION, ActorCritic
 from lop_ray.algorithms.ppo.options import PPOOptions
 from lop_ray.algorithms.spec import TrialSpec
-from lop_ray.interventions.base import Interventions, Training
+from lop_ray.interventions.base import Interventions, LossStep, Training
 from lop_ray.networks.view import trainable_weight
 from lop_ray.seeding import torch_generator
 
@@ -44,7 +43,8 @@ class PlasticityLearner(PPOTorchLearner):
     for one pass over one full batch; the epochs are in `_update`, and every minibatch still goes through
     `forward_train`, `compute_losses`, `compute_gradients`, `postprocess_gradients` and `apply_gradients`.
 
-    `last_update` holds the scalars of the latest update, `learn_s` its seconds.
+    `last_update` holds the scalars of the latest update, `learn_s` its seconds. While `keep_batch` is set, `kept_batch`
+    holds the columns of the latest update's batch.
     """
 
     def __init__(self, **kwargs: Any):
@@ -55,7 +55,10 @@ class PlasticityLearner(PPOTorchLearner):
         self.last_update: dict[str, float] = {}
         self.learn_s = 0.0
         self._shuffle = torch_generator(self.trial.seed, "minibatches")
+        self.keep_batch = False
+        self.kept_batch: dict[str, Tensor] = {}
         self._last_epoch: list[Tensor] = []
+        self._inputs = torch.empty(0)
         self._keep_statistics = False
 
     @override(PPOTorchLearner)
@@ -66,7 +69,8 @@ class PlasticityLearner(PPOTorchLearner):
             self._learner_connector.append(FragmentsToBatch(self.options, self._device))
         generator = torch_generator(self.trial.seed, "interventions", "training")
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        self.interventions.attach(Training(self.actor_critic.networks(), optimizer, generator))
+        training = Training(self.actor_critic.networks(), optimizer, generator, self.actor_critic.fresh_networks)
+        self.interventions.attach(training)
 
     @property
     def actor_critic(self) -> ActorCritic:
@@ -91,16 +95,25 @@ class PlasticityLearner(PPOTorchLearner):
 
     @override(Learner)
     def update(self, *args: Any, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any) -> Any:
-        """RLlib's update, over the whole batch at once; epochs and minibatches are those of the options."""
+        """RLlib's update, over the whole batch at once; epochs and minibatches are those of the options.
+
+        Torch has the trial's cores for as long as it lasts, and one thread otherwise: sampling gives the cores to the
+        physics. A test holds the weights of one and of two threads equal, bit for bit.
+        """
         start = time.perf_counter()
         kwargs.pop("shuffle_batch_per_epoch", None)
-        results = super().update(*args, num_epochs=1, minibatch_size=None, **kwargs)
+        torch.set_num_threads(self.trial.resources.cpus)
+        try:
+            results = super().update(*args, num_epochs=1, minibatch_size=None, **kwargs)
+        finally:
+            torch.set_num_threads(1)
         self.learn_s = time.perf_counter() - start
         return results
 
     @override(PPOTorchLearner)
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, dict]:
         columns = batch[DEFAULT_MODULE_ID]
+        self.kept_batch = columns if self.keep_batch else {}
         weights = [trainable_weight(m) for m in self.actor_critic.policy.modules() if isinstance(m, nn.Linear)]
         before = [weight.detach().clone() for weight in weights]
         fwd_out, loss, norms = self._run_epochs({key: columns[key] for key in _MINIBATCH_COLUMNS})
@@ -119,6 +132,7 @@ class PlasticityLearner(PPOTorchLearner):
     def _run_epochs(self, columns: dict[str, Tensor]) -> tuple[Any, Tensor, list[float]]:
         """All gradient steps of one update; returns the last forward pass, the last loss, and every gradient norm."""
         rows, size = len(columns[OBS]), self.options.minibatch_size
+        self._inputs = columns[OBS]
         norms: list[float] = []
         for epoch in range(self.options.num_epochs):
             self._keep_statistics = epoch == self.options.num_epochs - 1
@@ -147,15 +161,18 @@ class PlasticityLearner(PPOTorchLearner):
     ) -> Tensor:
         """Policy + c_v value - c_e entropy + the interventions' penalties, over one minibatch."""
         options = self.options
-        dist = self.actor_critic.action_dist_cls.from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        dist = fwd_out[ACTION_DISTRIBUTION]
         policy, log_ratio = policy_loss(dist.logp(batch[ACTIONS]), batch[LOGP], batch[ADVANTAGES], options.clip_param)
         value = value_loss(fwd_out[VALUES], batch[RETURNS])
         total = policy + options.value_loss_coefficient * value
         if options.entropy_coefficient:
             total = total - options.entropy_coefficient * dist.entropy().mean()
-        penalty = self.interventions.loss_term()
-        if penalty is not None:
-            total = total + penalty
+        if self.interventions.penalise:
+            losses = {"policy": policy, "value": value}
+            step = LossStep(self._inputs, batch[OBS], losses, self.actor_critic.network_outputs(fwd_out))
+            penalty = self.interventions.loss_term(step)
+            if penalty is not None:
+                total = total + penalty
         if self._keep_statistics:
             with torch.no_grad():
                 statistics = (dist.entropy().mean(), *ratio_statistics(log_ratio, options.clip_param))

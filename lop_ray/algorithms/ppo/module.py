@@ -17,6 +17,9 @@ from lop_ray.interventions import make_interventions
 from lop_ray.networks import MLP
 from lop_ray.seeding import torch_generator
 
+ACTION_DISTRIBUTION = "action_distribution"
+"""Where a training pass leaves the distribution itself, rather than its parameters packed into one tensor."""
+
 
 class ActorCritic(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
     """Separate policy and value networks, with a state-independent log standard deviation.
@@ -29,18 +32,33 @@ class ActorCritic(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
     def setup(self) -> None:
         """Draws the networks and lets the interventions change them."""
         trial: TrialSpec = self.model_config["trial"]
-        observations = self.observation_space.shape[0]
-        actions = self.action_space.shape[0]
-        self.policy = MLP(observations, actions, trial.network, seed=trial.seed, name="policy")
-        self.value = MLP(observations, 1, trial.network, seed=trial.seed, name="value")
-        self.log_std = nn.Parameter(torch.full((actions,), trial.network.log_std_init))
+        drawn = self._draw(trial.seed)
+        self.policy, self.value = drawn["policy"], drawn["value"]
+        self.log_std = nn.Parameter(torch.full(self.action_space.shape, trial.network.log_std_init))
         self.interventions = make_interventions(trial.interventions)
         self.interventions.build(self.networks(), torch_generator(trial.seed, "interventions", "build"))
         self.action_dist_cls = DiagonalGaussian
 
+    def _draw(self, seed: int) -> dict[str, nn.Module]:
+        """The networks by name, with weights of `seed` and without any intervention's changes."""
+        trial: TrialSpec = self.model_config["trial"]
+        observations, actions = self.observation_space.shape[0], self.action_space.shape[0]
+        return {
+            "policy": MLP(observations, actions, trial.network, seed=seed, name="policy"),
+            "value": MLP(observations, 1, trial.network, seed=seed, name="value"),
+        }
+
+    def fresh_networks(self, generator: torch.Generator) -> dict[str, nn.Module]:
+        """Newly drawn networks by name, on the CPU, as these were before the interventions changed them."""
+        return self._draw(int(torch.randint(2**62, (), generator=generator)))
+
     def networks(self) -> dict[str, nn.Module]:
         """The networks by name, as interventions and diagnostics know them."""
         return {"policy": self.policy, "value": self.value}
+
+    def network_outputs(self, forward: dict[str, Any]) -> dict[str, Tensor]:
+        """By name, what each network gave [B, outputs], from the result of a forward pass in training."""
+        return {"policy": forward[ACTION_DISTRIBUTION].loc, "value": forward[Columns.VF_PREDS].unsqueeze(-1)}
 
     def train(self, mode: bool = True) -> ActorCritic:
         """Sets the mode; nothing to do when it is set, which RLlib does before every minibatch."""
@@ -51,18 +69,20 @@ class ActorCritic(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         """What an env runner does without."""
         return ["value", "interventions"]
 
-    def distribution_inputs(self, observations: Tensor) -> Tensor:
-        """[B, observation] -> means and log standard deviations [B, 2 A]."""
-        mean = self.policy(observations)
-        return torch.cat([mean, self.log_std.expand_as(mean)], -1)
+    def action_distribution(self, observations: Tensor) -> DiagonalGaussian:
+        """[B, observation] -> the policy's distribution over actions [B, A]."""
+        return DiagonalGaussian(self.policy(observations), self.log_std)
 
     @override(TorchRLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.ACTION_DIST_INPUTS: self.distribution_inputs(batch[Columns.OBS])}
+        return {Columns.ACTION_DIST_INPUTS: self.action_distribution(batch[Columns.OBS]).to_logits()}
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {**self._forward(batch), Columns.VF_PREDS: self.compute_values(batch)}
+        return {
+            ACTION_DISTRIBUTION: self.action_distribution(batch[Columns.OBS]),
+            Columns.VF_PREDS: self.compute_values(batch),
+        }
 
     @override(ValueFunctionAPI)
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:

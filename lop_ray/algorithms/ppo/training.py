@@ -6,8 +6,10 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 import torch
 from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core import COMPONENT_RL_MODULE
 
 from lop_ray.algorithms.ppo.algorithm import PlasticityPPOConfig
 from lop_ray.algorithms.ppo.env_runner import ArrayEnvRunner, FinishedEpisode
@@ -23,6 +25,10 @@ class PPOTraining:
         trial: What to train.
         callbacks: RLlib callback classes. One that leaves `diagnostic_rows` (rows by table) and
             `diagnose_s` on the algorithm in `on_train_result` has them written with the update.
+
+    Rows carry the latest task of the batch's last step. When the env copies have moved on to a later task, the
+    interventions are told at the end of the update: after the gradient steps on what the old weights sampled, and
+    before the next sampling, which is done with the weights that they leave.
     """
 
     def __init__(self, trial: TrialSpec, callbacks: list[type] | None = None):
@@ -31,6 +37,7 @@ class PPOTraining:
         self._copies: int = trial.problem_options["num_envs"]
         self._steps_an_update: int = config.train_batch_size_per_learner
         self.updates = 0
+        self.task = 0  # the latest that the interventions know of
 
     @property
     def env_steps(self) -> int:
@@ -40,7 +47,7 @@ class PPOTraining:
     @property
     def learner(self) -> PlasticityLearner:
         """The learner, in this process."""
-        return self.algorithm.learner_group._learner
+        return self.algorithm.learner
 
     def update(self) -> Rows:
         """One iteration of the algorithm: sample, learn, diagnose."""
@@ -52,22 +59,50 @@ class PPOTraining:
         sampled = algorithm.env_runner_group.foreach_env_runner(
             _what_was_sampled, local_env_runner=not self._has_remote_runners
         )
-        episodes = [self._episode_row(before, episode) for finished, _, _ in sampled for episode in finished]
+        episodes = [self._episode_row(before, episode) for finished, *_ in sampled for episode in finished]
         returns = [row["episode_return"] for row in episodes]
-        place = {"update": self.updates, "env_steps": self.env_steps, "task": sampled[0][2]}
+        place = {
+            "update": self.updates,
+            "env_steps": self.env_steps,
+            "task": max(task for _, _, task, _ in sampled),
+        }
         row = {
             **place,
             **self.learner.last_update,
             "episodes": len(episodes),
             "episode_return_mean": sum(returns) / len(returns) if returns else None,
-            "sample_s": max(seconds for _, seconds, _ in sampled),
+            "sample_s": max(seconds for _, seconds, *_ in sampled),
             "learn_s": self.learner.learn_s,
             "diagnose_s": algorithm.diagnose_s,
         }
         diagnosed = {
             table: [{**place, **row} for row in rows] for table, rows in algorithm.diagnostic_rows.items() if rows
         }
+        self._enter_task(max(next_task for *_, next_task in sampled))
         return {"updates": [row], "episodes": episodes, **diagnosed}
+
+    def _enter_task(self, task: int) -> None:
+        """Tells the interventions of every task that has begun, and the env runners of the weights that are left."""
+        if task == self.task:
+            return
+        for each in range(self.task + 1, task + 1):
+            self.learner.interventions.at_task_change(each)
+        self.task = task
+        self._send_weights()
+
+    def _send_weights(self) -> None:
+        """Gives all env runners the learner's weights, before they do anything else.
+
+        RLlib's `sync_weights` is for weights of a new update: it skips a runner whose weights are of this update
+        already, and one that has not yet answered to an earlier synchronisation.
+        """
+        weights = self.learner.module.get_state(inference_only=True)
+        if self._has_remote_runners:
+            weights = ray.put(weights)
+        self.algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: runner.set_state({COMPONENT_RL_MODULE: weights}),
+            local_env_runner=not self._has_remote_runners,
+        )
 
     @property
     def _has_remote_runners(self) -> bool:
@@ -89,19 +124,24 @@ class PPOTraining:
             _runner_state, local_env_runner=not self._has_remote_runners
         )
         networks = {name: net.state_dict() for name, net in self.learner.actor_critic.networks().items()}
-        training = {"updates": self.updates, "learner": self.learner.get_state(), "runners": dict(runners)}
+        training = {
+            "updates": self.updates,
+            "task": self.task,
+            "learner": self.learner.get_state(),
+            "runners": dict(runners),
+        }
         return {"training.pt": _to_bytes(training), "networks.pt": _to_bytes(networks)}
 
     def restore(self, files: Mapping[str, bytes]) -> None:
         """Continues from `state()`; call it on a fresh training only."""
         state = torch.load(io.BytesIO(files["training.pt"]), weights_only=False)
         self.updates = state["updates"]
+        self.task = state.get("task", 0)  # not in checkpoints from before there were tasks
         self.algorithm._iteration = state["updates"]
         self.learner.set_state(state["learner"])
-        group = self.algorithm.env_runner_group
-        group.sync_weights(from_worker_or_learner_group=self.algorithm.learner_group, inference_only=True)
+        self._send_weights()
         runners = state["runners"]
-        group.foreach_env_runner(
+        self.algorithm.env_runner_group.foreach_env_runner(
             lambda runner: runner.set_state(runners[runner.worker_index or 0]),
             local_env_runner=not self._has_remote_runners,
         )
@@ -121,8 +161,8 @@ def network_states(files: Mapping[str, bytes]) -> dict[str, dict[str, torch.Tens
     return torch.load(io.BytesIO(files["networks.pt"]), weights_only=True, map_location="cpu")
 
 
-def _what_was_sampled(runner: ArrayEnvRunner) -> tuple[list[FinishedEpisode], float, int]:
-    return runner.take_finished_episodes(), runner.sample_s, runner.task
+def _what_was_sampled(runner: ArrayEnvRunner) -> tuple[list[FinishedEpisode], float, int, int]:
+    return runner.take_finished_episodes(), runner.sample_s, runner.task, runner.next_task
 
 
 def _runner_state(runner: ArrayEnvRunner) -> tuple[int, dict[str, Any]]:

@@ -1,0 +1,105 @@
+"""What PPO offers to diagnostics: its losses as functions of the networks' outputs, and its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lop_ray.algorithms.ppo.loss import policy_loss, value_loss
+from lop_ray.diagnostics.diagnosable import Diagnosable
+from lop_ray.diagnostics.losses import Batch, Loss
+from lop_ray.networks import evaluation_mode
+
+if TYPE_CHECKING:
+    from lop_ray.algorithms.ppo.distributions import DiagonalGaussian
+    from lop_ray.algorithms.ppo.learner import PlasticityLearner
+
+
+class PPODiagnosis(Diagnosable):
+    """Policy and value network of a PPO learner.
+
+    With the coefficients c_v, c_e and epsilon of the `ppo:` section, and mean [N, A] and V [N, 1] as the outputs:
+
+        policy:  -mean(min(rho A, clip(rho, 1 - eps, 1 + eps) A)) - c_e mean(H),   rho = pi(a|s) / pi_old(a|s)
+        value:   c_v mean((V - R)^2)
+
+    Their sum is the loss that the learner minimises, without the penalties of interventions: those are functions
+    of the weights, or couple rows. The log standard deviation is a parameter outside both networks and stands still.
+
+    Args:
+        learner: A learner that has been built.
+    """
+
+    def __init__(self, learner: PlasticityLearner):
+        self._learner = learner
+        self._initial: dict[str, nn.Module] = {}
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """`policy` and `value`."""
+        return self._learner.actor_critic.networks()
+
+    def prepare(self, entries: frozenset[str]) -> None:
+        """Has the learner keep the coming update's batch if it will be asked for."""
+        self._learner.keep_batch = bool(entries & {"batches", "ratios"})
+
+    def initial(self) -> Mapping[str, nn.Module]:
+        """Built again from the trial's seed, interventions' changes included; once, then kept."""
+        if not self._initial:
+            now = self._learner.actor_critic
+            module = type(now)(
+                observation_space=now.observation_space, action_space=now.action_space, model_config=now.model_config
+            )
+            device = now.log_std.device
+            self._initial = {name: network.to(device).eval() for name, network in module.networks().items()}
+        return self._initial
+
+    def losses(self) -> Mapping[str, Loss]:
+        """Of `policy` and `value`, with the coefficients."""
+        options = self._learner.options
+
+        def policy(mean: Tensor, batch: Batch) -> Tensor:
+            dist = self._distribution(mean)
+            loss, _ = policy_loss(dist.logp(batch["actions"]), batch["logp"], batch["advantages"], options.clip_param)
+            return loss - options.entropy_coefficient * dist.entropy().mean()
+
+        def value(output: Tensor, batch: Batch) -> Tensor:
+            return options.value_loss_coefficient * value_loss(output.squeeze(-1), batch["returns"])
+
+        return {"policy": policy, "value": value}
+
+    def batches(self) -> Mapping[str, Batch]:
+        """The whole batch of the latest update, rows time-major; advantages as the learner standardised them."""
+        from lop_ray.algorithms.ppo.batch import ACTIONS, ADVANTAGES, LOGP, OBS, RETURNS  # loads RLlib
+
+        columns = self._batch()
+        policy = {"actions": ACTIONS, "logp": LOGP, "advantages": ADVANTAGES}
+        return {
+            "policy": {"inputs": columns[OBS], **{name: columns[key] for name, key in policy.items()}},
+            "value": {"inputs": columns[OBS], "returns": columns[RETURNS]},
+        }
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """One optimiser trains both."""
+        from ray.rllib.core import DEFAULT_MODULE_ID
+
+        return dict.fromkeys(self.networks(), self._learner.get_optimizer(DEFAULT_MODULE_ID))
+
+    @torch.no_grad()
+    def ratios(self) -> Mapping[str, Tensor]:
+        """Of the policy, on the whole batch of the latest update."""
+        batch, network = self.batches()["policy"], self.networks()["policy"]
+        with evaluation_mode(network):
+            logp = self._distribution(network(batch["inputs"])).logp(batch["actions"])
+        return {"policy": (logp - batch["logp"]).exp()}
+
+    def _distribution(self, mean: Tensor) -> DiagonalGaussian:
+        module = self._learner.actor_critic
+        return module.action_dist_cls(mean, module.log_std.detach())
+
+    def _batch(self) -> Mapping[str, Tensor]:
+        if not self._learner.kept_batch:
+            raise RuntimeError("the learner kept no batch: call prepare({'batches'}) before the update")
+        return self._learner.kept_batch
