@@ -63,6 +63,35 @@ PROBLEMS: dict[str, Problem] = {
             "SlipperyAntOptions",
             "VectorAnt",
         ),
+        Problem(
+            "hopper",
+            "MuJoCo Hopper, run in the direction +x; fixed task",
+            "lop_ray.problems.planar",
+            "HopperOptions",
+            "VectorPlanar",
+        ),
+        Problem(
+            "slippery_hopper",
+            "Hopper whose friction changes, by default log-uniform on [0.02, 2] times its own every 2M steps",
+            "lop_ray.problems.planar",
+            "SlipperyHopperOptions",
+            "VectorPlanar",
+        ),
+        Problem(
+            "walker2d",
+            "MuJoCo Walker2d, run in the direction +x; fixed task",
+            "lop_ray.problems.planar",
+            "Walker2dOptions",
+            "VectorPlanar",
+        ),
+        Problem(
+            "slippery_walker2d",
+            "Walker2d whose friction changes, by default log-uniform on [0.02, 2] times its own every 2M steps",
+            "lop_ray.problems.planar",
+            "SlipperyWalker2dOptions",
+            "VectorPlanar",
+        ),
+        # `lop_ray.problems.procgen` joins when an algorithm learns discrete actions from images.
     ]
 }
 

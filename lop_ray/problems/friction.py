@@ -11,13 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
-from pydantic import model_validator
+from pydantic import Discriminator, Tag, model_validator
 
 from lop_ray.options import Options
 from lop_ray.problems.schedule import ScheduleOptions
 from lop_ray.seeding import numpy_generator
 
 Friction = Annotated[float, Gt(0.0)]
+
+
+def _shape(values: Any) -> str:
+    several = isinstance(values, list | tuple) and bool(values) and isinstance(values[0], list | tuple)
+    return "one list a seed" if several else "one list"
+
+
+FrictionLists = Annotated[
+    Annotated[tuple[Friction, ...], Tag("one list")]
+    | Annotated[tuple[tuple[Friction, ...], ...], Tag("one list a seed")],
+    Discriminator(_shape),
+]
+"""Frictions in the order of the tasks, for all seeds; or one such list a seed."""
 
 
 class FrictionOptions(Options):
@@ -37,7 +50,7 @@ class FrictionOptions(Options):
     distance: Annotated[float, Ge(0.0)] | None = None
     """Null: log-uniform on [low, high]. A number d: every task's friction is exp(+d) or exp(-d) times that of the
     task before, either with probability 1/2 where both stay within [low, high], otherwise the one that does."""
-    values: tuple[Friction, ...] | tuple[tuple[Friction, ...], ...] | None = None
+    values: FrictionLists | None = None
     """Frictions in the order of the tasks, in place of random ones; or one such list a seed, from seed 0 on."""
     file: str | None = None
     """A text file with `values`: numbers divided by blanks or commas. One number a line, or a single line, is one list
@@ -83,6 +96,28 @@ class SlipperyOptions(Options):
     """When the friction changes."""
     friction: FrictionOptions = FrictionOptions()
     """Which friction each task has."""
+
+    def task_schedule(self) -> ScheduleOptions:
+        """When tasks change."""
+        return self.schedule
+
+    def check_tasks(self, count: int) -> None:
+        """Raises unless the lists of frictions, if there are any, are long enough.
+
+        Raises:
+            ValueError: One is too short.
+        """
+        values = self.friction.values
+        if values is None or self.schedule.tasks == "same":
+            return
+        rows = values if isinstance(values[0], tuple) else (values,)
+        for seed, row in enumerate(rows):
+            if len(row) < count:
+                whose = f" for seed {seed}" if len(rows) > 1 else ""
+                raise ValueError(
+                    f"friction.values: {len(row)} frictions{whose}, but the run needs {count}: "
+                    "list more, or lower total_steps"
+                )
 
 
 class Frictions:
@@ -154,7 +189,10 @@ def listed_frictions(options: FrictionOptions, seed: int) -> tuple[float, ...] |
     if values is None or not isinstance(values[0], tuple):
         return values
     if seed >= len(values):
-        raise ValueError(f"frictions are listed for the seeds 0..{len(values) - 1}, and not for seed {seed}")
+        raise ValueError(
+            f"friction.values: there are lists for the seeds 0..{len(values) - 1}, and none for seed {seed}: "
+            "list more, or take fewer seeds"
+        )
     return values[seed]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge
@@ -64,6 +64,19 @@ class ScheduleOptions(Options):
         return 1 + (steps - 1) // (self.every_steps + 1)
 
 
+@runtime_checkable
+class HasTasks(Protocol):
+    """Options of a problem that changes; what a run needs of them is checked before it begins."""
+
+    def task_schedule(self) -> ScheduleOptions:
+        """When tasks change."""
+        ...
+
+    def check_tasks(self, count: int) -> None:
+        """Raises `ValueError` unless there are `count` tasks; the message begins with the key that is to blame."""
+        ...
+
+
 class Schedule:
     """Where each of N copies stands in the tasks of its trial.
 
@@ -73,7 +86,10 @@ class Schedule:
         options: When tasks change.
         num_copies: N, the copies in this process.
         trial_copies: Copies of the trial, over all processes; N by default.
-        num_tasks: How many tasks there are, if not any number: copies stay in the last one.
+        num_tasks: How many different tasks there are, if not any number: copies stay in the last one.
+
+    Raises:
+        ValueError: Tasks are to change within a step of all copies.
 
     Attributes:
         next_check: `after_step` has nothing to do before the clock shows this. A plain number, so that a problem
@@ -95,8 +111,13 @@ class Schedule:
         self._options = options
         self._num_copies = num_copies
         self._trial_copies = trial_copies or num_copies
-        self._last_task = NEVER if num_tasks is None else num_tasks - 1
+        self._last_task = NEVER if num_tasks is None or options.tasks == "same" else num_tasks - 1
         self._every = NEVER if options.every_steps is None else options.every_steps
+        if self._every < self._trial_copies:
+            raise ValueError(
+                f"every_steps={self._every} is less than the {self._trial_copies} steps that all copies make at a "
+                "time: choose a longer task or fewer copies"
+            )
         self.restart()
 
     def restart(self) -> None:
