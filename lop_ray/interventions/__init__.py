@@ -6,15 +6,47 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from lop_ray.interventions.base import GradientStep, Intervention, Interventions, Training
+from lop_ray.interventions.activation_clamping import ActivationClamping
+from lop_ray.interventions.adam_rel import AdamRel
+from lop_ray.interventions.base import GradientStep, Intervention, Interventions, LossStep, Training
+from lop_ray.interventions.bias_clipping import BiasClipping
+from lop_ray.interventions.c_chain import CChain
 from lop_ray.interventions.continual_backprop import ContinualBackprop
+from lop_ray.interventions.effective_rank import EffectiveRank
+from lop_ray.interventions.kill_units import KillUnits
+from lop_ray.interventions.l2_init import L2Init
+from lop_ray.interventions.parseval import Parseval
+from lop_ray.interventions.plasticity_injection import PlasticityInjection
+from lop_ray.interventions.random_walk import RandomWalk
 from lop_ray.interventions.redo import ReDo
+from lop_ray.interventions.reset import Reset
+from lop_ray.interventions.resurrection import Resurrection
+from lop_ray.interventions.shrink_perturb import ShrinkPerturb
 from lop_ray.interventions.spectral_norm import SpectralNorm, exact_spectral_norm
+from lop_ray.interventions.spectral_regularisation import SpectralRegularisation
+from lop_ray.interventions.weight_clipping import WeightClipping
+from lop_ray.interventions.weight_projection import WeightProjection
 
 INTERVENTIONS: dict[str, type[Intervention]] = {
     "cbp": ContinualBackprop,
     "redo": ReDo,
     "spectral_norm": SpectralNorm,
+    "reset": Reset,
+    "shrink_perturb": ShrinkPerturb,
+    "l2_init": L2Init,
+    "weight_clipping": WeightClipping,
+    "weight_projection": WeightProjection,
+    "parseval": Parseval,
+    "spectral_regularisation": SpectralRegularisation,
+    "effective_rank": EffectiveRank,
+    "bias_clipping": BiasClipping,
+    "activation_clamping": ActivationClamping,
+    "resurrection": Resurrection,
+    "kill_units": KillUnits,
+    "random_walk": RandomWalk,
+    "plasticity_injection": PlasticityInjection,
+    "adam_rel": AdamRel,
+    "c_chain": CChain,
 }
 
 
@@ -42,13 +74,30 @@ def make_interventions(spec: Mapping[str, Mapping[str, Any]]) -> Interventions:
 
 __all__ = [
     "INTERVENTIONS",
+    "ActivationClamping",
+    "AdamRel",
+    "BiasClipping",
+    "CChain",
     "ContinualBackprop",
+    "EffectiveRank",
     "GradientStep",
     "Intervention",
     "Interventions",
+    "KillUnits",
+    "L2Init",
+    "LossStep",
+    "Parseval",
+    "PlasticityInjection",
+    "RandomWalk",
     "ReDo",
+    "Reset",
+    "Resurrection",
+    "ShrinkPerturb",
     "SpectralNorm",
+    "SpectralRegularisation",
     "Training",
+    "WeightClipping",
+    "WeightProjection",
     "exact_spectral_norm",
     "make_interventions",
 ]

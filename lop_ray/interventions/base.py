@@ -57,8 +57,9 @@ class LossStep:
     Attributes:
         inputs: [N, ...], every observation of the update that the minibatch belongs to.
         minibatch: [B, ...], the inputs of this minibatch.
-        losses: By name of network, its own term of the loss on this minibatch, before it is weighed; a scalar
-            with its graph. For PPO: the clipped surrogate ("policy") and the squared error ("value").
+        losses: By name of what is trained, its own term of the loss on this minibatch, before it is weighed; a
+            scalar with its graph. For PPO: the clipped surrogate ("policy") and the squared error ("value"), also
+            where both are heads of one network.
         outputs: By name of network, what it gave on `minibatch`, [B, outputs], with its graph.
     """
 

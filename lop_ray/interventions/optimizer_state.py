@@ -7,8 +7,10 @@ nothing to zero, and nothing happens.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> list[Tensor]:
@@ -50,3 +52,14 @@ def zero_step(optimizer: torch.optim.Optimizer, parameter: Tensor) -> None:
     step = optimizer.state.get(parameter, {}).get("step")
     if isinstance(step, Tensor):
         step.zero_()
+
+
+def optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All parameters of an optimiser, in order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def forget(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Makes the optimiser treat `parameters` as if it had never stepped them."""
+    for parameter in parameters:
+        optimizer.state.pop(parameter, None)

@@ -129,6 +129,22 @@ class _Normed(nn.Module):
         return weight / torch.dot(self.u, weight.flatten(1) @ self.v)
 
 
+def settle_spectral_norms(networks: Mapping[str, nn.Module]) -> None:
+    """Brings u and v to the weights as they are now; for methods that have just replaced whole weights.
+
+    u' W v of a new W with the u and v of an old one can be near 0 or negative.
+
+    Args:
+        networks: Those without a spectral norm are left alone.
+    """
+    for network in networks.values():
+        for module in network.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                for normed in module.parametrizations["weight"]:  # type: ignore[index]
+                    if isinstance(normed, _Normed):
+                        normed.iterate(trainable_weight(module), _FIRST_ITERATIONS)
+
+
 def exact_spectral_norm(weight: Tensor) -> Tensor:
     """The largest singular value of `weight` as a matrix [out, rest], by SVD in float64; a scalar for analysis."""
     return torch.linalg.svdvals(weight.detach().double().flatten(1))[0]

@@ -9,8 +9,10 @@ from lop_ray.networks.view import (
     Recording,
     by_unit,
     evaluation_mode,
+    features_of,
     hidden_layers,
     outgoing_columns,
+    projections_of,
     record,
 )
 
@@ -23,8 +25,10 @@ __all__ = [
     "Recording",
     "by_unit",
     "evaluation_mode",
+    "features_of",
     "hidden_layers",
     "outgoing_columns",
+    "projections_of",
     "record",
     "trainable_weight",
 ]

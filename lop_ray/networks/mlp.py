@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Len
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from lop_ray.networks.activations import ActivationName, gain_of, make_activation
+from lop_ray.networks.activations import ActivationName, gain_of, make_activation, outputs_of, units_of
 from lop_ray.networks.initialisation import Initialiser, InitName
 from lop_ray.networks.normalisation import NormalisationName, make_normalisation
 from lop_ray.networks.view import HiddenLayer
@@ -22,7 +23,7 @@ class NetworkOptions(Options):
     kind: Literal["mlp"] = "mlp"
     """Fully connected, policy and value separate."""
     hidden: Annotated[tuple[Annotated[int, Gt(0)], ...], Len(1)] = (256, 256)
-    """Width of each hidden layer."""
+    """Width of each hidden layer: what it hands on. With `crelu` and `fourier` it has half as many units."""
     activation: ActivationName = "relu"
     normalisation: NormalisationName = "none"
     """What stands before each hidden activation."""
@@ -30,6 +31,12 @@ class NetworkOptions(Options):
     """How weights are drawn; heads with gain 1."""
     log_std_init: float = 0.0
     """First value of the state-independent log standard deviation (continuous actions)."""
+
+    @model_validator(mode="after")
+    def _widths_can_be_halved(self) -> NetworkOptions:
+        for width in self.hidden:
+            units_of(self.activation, width)
+        return self
 
 
 class MLP(nn.Module):
@@ -51,7 +58,8 @@ class MLP(nn.Module):
         body = nn.Sequential()
         parts: list[tuple[str, nn.Linear, nn.Module | None, nn.Module]] = []
         width = inputs
-        for i, units in enumerate(options.hidden):
+        for i, out in enumerate(options.hidden):
+            units = units_of(options.activation, out)
             linear = nn.utils.skip_init(nn.Linear, width, units)
             hidden_init.apply(linear, torch_generator(seed, "network", name, f"hidden_{i}"))
             body.add_module(f"linear_{i}", linear)
@@ -61,7 +69,7 @@ class MLP(nn.Module):
             activation = make_activation(options.activation)
             body.add_module(f"activation_{i}", activation)
             parts.append((f"hidden_{i}", linear, norm, activation))
-            width = units
+            width = units * outputs_of(activation)
         self.body = body
         self.head = nn.utils.skip_init(nn.Linear, width, outputs)
         Initialiser(options.init, 1.0).apply(self.head, torch_generator(seed, "network", name, "head"))

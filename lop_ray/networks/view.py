@@ -4,19 +4,21 @@ A network lists its hidden layers in order; margins, dormancy, continual backpro
 others use only this list, so they work on every network that has a `hidden_layers()` method.
 
 The *pre-activation* of a unit is what its activation function sees, after normalisation. A
-convolution's channel is one unit: its positions are reduced like samples.
+convolution's channel is one unit: its positions are reduced like samples. So are the two numbers that
+a unit hands on after CReLU or sine and cosine (`lop_ray.networks.activations`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from lop_ray.networks.activations import PairedActivation
 from lop_ray.networks.initialisation import Initialiser
 from lop_ray.networks.parameters import trainable_weight
 
@@ -29,9 +31,13 @@ class HiddenLayer:
         name: Unique within the network, such as "hidden_0".
         incoming: The Linear or Conv2d whose output rows (channels) are the units.
         normalisation: What stands between `incoming` and `activation`, or None.
-        activation: The module whose input is the pre-activation; owned by this layer alone, not in place.
+        activation: The module whose input is the pre-activation; owned by this layer alone, not in place. Of a
+            `PairedActivation` its `inner`.
         readers: The Linear or Conv2d modules that read the units (their outgoing weights).
         initialiser: Draws incoming weights as the network's own initialisation did.
+        outputs: How many numbers each unit hands on; 2 with a `PairedActivation`, and then what `activation` gives
+            is [N, units, 2] or [N, channels, 2, H, W].
+        whole: What stands between normalisation and readers: `activation`, or the `PairedActivation` around it.
     """
 
     name: str
@@ -40,8 +46,14 @@ class HiddenLayer:
     readers: tuple[nn.Linear | nn.Conv2d, ...]
     initialiser: Initialiser
     normalisation: nn.Module | None = None
+    outputs: int = field(default=1, init=False)
+    whole: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "whole", self.activation)
+        if isinstance(self.activation, PairedActivation):
+            object.__setattr__(self, "outputs", self.activation.outputs)
+            object.__setattr__(self, "activation", self.activation.inner)
         if getattr(self.activation, "inplace", False):
             raise ValueError(
                 f"layer {self.name}: {self.activation} overwrites the pre-activations that measures read; "
@@ -91,7 +103,8 @@ def outgoing_columns(reader: nn.Linear | nn.Conv2d, units: int, weight: Tensor |
     """The weights with which `reader` reads each unit, as a view [outputs, units, taps].
 
     A Linear after a flattened convolution reads each channel at every position: those are its taps.
-    A Conv2d reads each channel through its kernel. Writing into the view writes into the weight.
+    A Conv2d reads each channel through its kernel. Both read every number that a unit hands on, if there are
+    several. Writing into the view writes into the weight.
 
     Args:
         reader: A module that reads the layer's units.
@@ -107,14 +120,42 @@ def outgoing_columns(reader: nn.Linear | nn.Conv2d, units: int, weight: Tensor |
     weight = trainable_weight(reader).detach() if weight is None else weight
     if weight.shape[1] % units:
         raise ValueError(f"a reader with {weight.shape[1]} inputs cannot read {units} units: not a multiple")
-    if weight.ndim == 4 and weight.shape[1] != units:
-        raise ValueError(f"a convolution over {weight.shape[1]} channels cannot read {units} channels")
     return weight.view(weight.shape[0], units, -1)
 
 
 def by_unit(values: Tensor) -> Tensor:
-    """Activations [N, units] as they are, or [N, channels, H, W] with positions as samples [N*H*W, channels]."""
+    """Activations [N, units] as they are, or [N, channels, H, W] with positions as samples [N*H*W, channels].
+
+    The two numbers of a unit that hands on two, [N, units, 2], are samples too.
+    """
     return values.movedim(1, -1).flatten(0, -2) if values.ndim > 2 else values
+
+
+def features_of(layer: HiddenLayer, activations: Tensor) -> Tensor:
+    """What the layer's readers read: [N, features] or [N, features, H, W], of all numbers that its units hand on.
+
+    Args:
+        layer: The layer.
+        activations: What its `activation` gave: [N, units], [N, channels, H, W], or with `layer.outputs` after those.
+
+    Returns:
+        A view.
+    """
+    return activations.flatten(1, 2) if layer.outputs > 1 else activations
+
+
+def projections_of(layer: HiddenLayer, pre_activations: Tensor) -> Tensor:
+    """One pre-activation a unit, [N, units] or [N, channels, H, W]: of CReLU's z and -z the first.
+
+    Args:
+        layer: The layer.
+        pre_activations: What its `activation` saw.
+
+    Returns:
+        A view.
+    """
+    paired = layer.outputs > 1 and pre_activations.ndim in (3, 5)
+    return pre_activations.select(2, 0) if paired else pre_activations
 
 
 @dataclass

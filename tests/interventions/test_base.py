@@ -15,10 +15,13 @@ from lop_ray.interventions import (
     GradientStep,
     Intervention,
     Interventions,
+    LossStep,
     Training,
     make_interventions,
 )
 from tests.interventions import tiny
+
+LOSS_STEP = LossStep(tiny.INPUTS, tiny.INPUTS, {}, {})
 
 
 class Recorder(Intervention):
@@ -31,11 +34,13 @@ class Recorder(Intervention):
         self.log, self.name, self.penalty = log, name, penalty
         self.draws: list[float] = []
         self.steps: list[GradientStep] = []
+        self.loss_steps: list[LossStep] = []
 
     def build(self, networks: Mapping[str, torch.nn.Module], generator: torch.Generator) -> None:
         self.draws.append(torch.rand((), generator=generator).item())
 
-    def loss_term(self) -> Tensor | None:
+    def loss_term(self, step: LossStep) -> Tensor | None:
+        self.loss_steps.append(step)
         return None if self.penalty is None else torch.tensor(self.penalty)
 
     def after_gradient_step(self, step: GradientStep) -> None:
@@ -110,11 +115,28 @@ def test_networks_are_tapped_only_if_a_member_asks() -> None:
 
 def test_penalties_are_added_and_absent_ones_left_out() -> None:
     def penalty(*values: float | None) -> Tensor | None:
-        return Interventions({str(i): Recorder([], penalty=v) for i, v in enumerate(values)}).loss_term()
+        recorders = [Recorder([], penalty=v) for v in values]
+        interventions = Interventions({str(i): recorder for i, recorder in enumerate(recorders)})
+        assert interventions.penalise == bool(values)
+        term = interventions.loss_term(LOSS_STEP)
+        assert all(recorder.loss_steps == [LOSS_STEP] for recorder in recorders)
+        return term
 
     assert penalty() is None
     assert penalty(None) is None
     assert penalty(0.5, None, 0.25) == 0.75
+
+
+def test_each_member_gets_what_draws_fresh_networks() -> None:
+    recorder, net = Recorder([]), tiny.network()
+    optimizer = torch.optim.Adam(net.parameters())
+
+    def fresh(_: torch.Generator) -> dict[str, torch.nn.Module]:
+        return {"net": tiny.network()}
+
+    Interventions({"a": recorder}).attach(Training({"net": net}, optimizer, torch.Generator(), fresh))
+    assert recorder.training.fresh is fresh
+    assert _attached({"a": recorder})[0].members["a"].training.fresh is None
 
 
 def test_adding_a_member_does_not_change_what_another_draws() -> None:

@@ -16,6 +16,14 @@ COMBINATIONS = pytest.mark.parametrize(
 )
 STEPS = 30
 
+# These renew units after a gradient step, and change weights there in no other way.
+_RENEW = {"cbp", "redo", "resurrection"}
+RENEWING = [
+    name
+    for name, spec in INTERVENTIONS.items()
+    if not spec or (spec.keys() & _RENEW and spec.keys() <= _RENEW | {"spectral_norm", "kill_units"})
+]
+
 
 def _on_disk(state: dict[str, Any]) -> dict[str, Any]:
     file = io.BytesIO()
@@ -51,11 +59,12 @@ def test_continues_bit_for_bit_from_a_saved_state(network: str, intervention: st
 
     _assert_identical(straight.state_dict(), resumed.state_dict())
     assert all(p.isfinite().all() for p in straight.network.parameters())
-    untrained = Trainer(case, spec).state_dict()["network"]
-    assert all(not torch.equal(untrained[k], v) for k, v in straight.network.state_dict().items())
+    trained = straight.network.state_dict()
+    assert all(not torch.equal(v, trained[k]) for k, v in Trainer(case, spec).network.state_dict().items())
 
 
-@COMBINATIONS
+@pytest.mark.parametrize("intervention", RENEWING)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_changes_only_the_units_that_it_renews(network: str, intervention: str) -> None:
     trainer = Trainer(NETWORKS[network], INTERVENTIONS[intervention])
     corrects = any(options.get("correct_next_bias") for options in INTERVENTIONS[intervention].values())
@@ -95,7 +104,7 @@ def test_changes_only_the_units_that_it_renews(network: str, intervention: str) 
 
     members = trainer.interventions.members
     assert renewed == sum(getattr(member, "replaced", 0) for member in members.values())
-    assert (renewed > 0) == bool({"cbp", "redo"} & members.keys())
+    assert renewed > 0 or not {"cbp", "redo"} & members.keys()
 
 
 @pytest.mark.parametrize("intervention", INTERVENTIONS)

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from lop_ray.interventions.optimizer_state import moments_of, zero_columns, zero_rows, zero_step
+from lop_ray.interventions.optimizer_state import (
+    forget,
+    moments_of,
+    optimizer_parameters,
+    zero_columns,
+    zero_rows,
+    zero_step,
+)
 from tests.interventions import tiny
 
 
@@ -67,3 +74,19 @@ def test_before_the_first_step_there_is_nothing_to_zero() -> None:
     zero_rows(optimizer, layer.weight, torch.tensor([0]))
     zero_step(optimizer, layer.weight)
     assert not optimizer.state_dict()["state"]
+
+
+def test_what_is_forgotten_has_no_state_and_the_rest_keeps_its_own() -> None:
+    layer = nn.Linear(2, 3)
+    optimizer = tiny.adam_with_moments(layer)
+    forget(optimizer, [layer.weight])
+    assert list(optimizer.state) == [layer.bias]
+    assert optimizer.state[layer.bias]["step"] == 7
+    forget(optimizer, [layer.weight])  # once more does no harm
+
+
+def test_all_parameters_of_all_groups() -> None:
+    first, second = nn.Linear(2, 3), nn.Linear(3, 1)
+    groups = [{"params": first.parameters()}, {"params": second.parameters(), "lr": 0.1}]
+    found = optimizer_parameters(torch.optim.SGD(groups, lr=1.0))
+    assert [id(p) for p in found] == [id(p) for p in (first.weight, first.bias, second.weight, second.bias)]

@@ -68,3 +68,12 @@ def rows_changed(net: torch.nn.Module, before: dict[str, Tensor], layer: int = 0
 
 def snapshot(net: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+class Watcher(Intervention):
+    """Keeps the activations that it is shown after a gradient step."""
+
+    wants_activations = True
+
+    def after_gradient_step(self, step: GradientStep) -> None:
+        self.seen = step.activations

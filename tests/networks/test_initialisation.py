@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lop_ray.networks import Initialiser
-from lop_ray.networks.activations import ActivationName, gain_of, make_activation
 from lop_ray.networks.initialisation import InitName
 
 OUT, IN = 300, 200
@@ -107,18 +106,3 @@ def test_apply_reaches_the_trainable_weight_under_a_parametrisation() -> None:
     for layer in (plain, doubled):
         Initialiser("lecun_uniform").apply(layer, _generator())
     torch.testing.assert_close(doubled.weight, 2 * plain.weight)
-
-
-@pytest.mark.parametrize(
-    ("activation", "gain"),
-    [("relu", math.sqrt(2)), ("leaky_relu", math.sqrt(2 / 1.0001)), ("tanh", 5 / 3), ("gelu", math.sqrt(2))],
-)
-def test_gains(activation: ActivationName, gain: float) -> None:
-    assert gain_of(activation) == pytest.approx(gain, rel=1e-12)
-
-
-@pytest.mark.parametrize("name", get_args(ActivationName))
-def test_every_activation_name_makes_a_fresh_module_of_that_kind(name: ActivationName) -> None:
-    first, second = make_activation(name), make_activation(name)
-    assert first is not second
-    assert type(first).__name__.lower() == name.replace("_", "")

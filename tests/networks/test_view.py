@@ -161,7 +161,7 @@ def test_outgoing_columns_write_into_the_trainable_weight_or_view_what_they_are_
     ("reader", "message"),
     [
         (nn.Linear(7, 2), "a reader with 7 inputs cannot read 3 units: not a multiple"),
-        (nn.Conv2d(6, 2, 1), "a convolution over 6 channels cannot read 3 channels"),
+        (nn.Conv2d(7, 2, 1), "a reader with 7 inputs cannot read 3 units: not a multiple"),
     ],
 )
 def test_a_reader_that_does_not_fit_is_refused(reader: nn.Linear | nn.Conv2d, message: str) -> None:

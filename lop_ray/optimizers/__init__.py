@@ -1,0 +1,5 @@
+"""Optimisers that torch does not have; plain torch, without Ray."""
+
+from lop_ray.optimizers.upgd import UPGD
+
+__all__ = ["UPGD"]
