@@ -12,8 +12,9 @@ from pathlib import Path
 
 from lop_ray.analysis.curves import narrow, network_curves, networks, return_curves, suitable_bin
 from lop_ray.analysis.figures import demo_figure, save
-from lop_ray.errors import UserError, unknown
-from lop_ray.results import Location, LocationError, connect
+from lop_ray.analysis.opening import open_grid, read_settled
+from lop_ray.errors import UserError
+from lop_ray.results import Location, LocationError
 
 
 def draw(results: str | Path | Location, grid: str, path: str | Path, only: str = "true") -> None:
@@ -28,10 +29,7 @@ def draw(results: str | Path | Location, grid: str, path: str | Path, only: str 
     Raises:
         UserError: There is nothing to draw.
     """
-    location = Location.of(results)
-    store = connect(location, grid)
-    if not store.execute("SELECT count(*) FROM updates").fetchall()[0][0]:
-        raise UserError(_nothing(location, grid))
+    store = open_grid(results, grid)
     narrow(store, only)
     bin_steps = suitable_bin(store, points=20)
     dead = {name: network_curves(store, "dead", name, bin_steps) for name in networks(store)}
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     path = Path(chosen.out or f"{chosen.grid}.png")
     try:
-        draw(chosen.results, chosen.grid, path)
+        read_settled(lambda: draw(chosen.results, chosen.grid, path))
     except (UserError, LocationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -63,14 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"figure: {path}")
     return 0
-
-
-def _nothing(results: Location, grid: str) -> str:
-    """One line on a grid without rows."""
-    known = sorted({path.split("/")[0] for path in results.list() if "/data/updates/" in f"/{path}"})
-    if grid in known or not known:
-        return f"no rows of grid '{grid}' in {results}; run `python -m lop_ray.tune {grid}` first"
-    return f"{unknown('grid', grid, known)} in {results}"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from lop_ray.algorithms.spec import Resources, TrialSpec
 from lop_ray.config.checks import show
 from lop_ray.config.grid import Grid
 from lop_ray.config.settings import Settings
+from lop_ray.config.tasks import task_warnings
 from lop_ray.errors import UserError, unknown
 from lop_ray.manifest import Manifest, check_format, describe, differences, grown
 from lop_ray.results import Checkpoints, CheckpointVersionError, Store, provenance
@@ -172,6 +173,7 @@ class Plan:
         wandb: off, offline or online.
         command: The command, as typed.
         retries: How often a failed trial is tried again.
+        warnings: What a person should know before it runs, a line each.
     """
 
     grid: str
@@ -188,6 +190,7 @@ class Plan:
     wandb: Literal["off", "offline", "online"] = "off"
     command: str = ""
     retries: int = RETRIES
+    warnings: tuple[str, ...] = ()
 
     @property
     def cores(self) -> int | None:
@@ -268,6 +271,7 @@ def make_plan(
         UserError: Something is wrong.
     """
     specs = make_trials(grid, variants, seeds)
+    warnings = dict.fromkeys(line for spec in specs for line in task_warnings(spec))
     resources = specs[0].resources  # the same in all: neither axes nor variants may set them
     if resources.gpus > 1 and resources.gpus != int(resources.gpus):
         raise UserError(f"resources.gpus = {resources.gpus:g}: should be a whole number, or a fraction below 1")
@@ -305,6 +309,7 @@ def make_plan(
         address=address,
         wandb=wandb,
         command=command,
+        warnings=tuple(warnings),
     )
 
 

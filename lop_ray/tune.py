@@ -47,22 +47,24 @@ def _main(arguments: list[str]) -> int:
     # Imports stand where they are needed: --list stays quick, and Ray is loaded only once all input is checked.
     options = _parser().parse_args(arguments)
     if options.list:
-        from lop_ray.report import print_catalogue
+        from lop_ray.console import print_catalogue
 
         return _show(print_catalogue)
     plan = _plan(options, shlex.join(["python", "-m", "lop_ray.tune", *arguments]))
-    from lop_ray import report
+    from lop_ray import console
 
+    for line in plan.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     if options.dry_run:
-        return _show(lambda: report.print_dry_run(plan))
-    report.print_start(plan)
+        return _show(lambda: console.print_dry_run(plan))
+    console.print_start(plan)
     if not plan.to_run:
-        report.print_end(plan, failed=[], interrupted=False)
+        console.print_end(plan, failed=[], interrupted=False)
         return FINISHED
     from lop_ray.experiment import run
 
     outcome = run(plan)
-    report.print_end(plan, outcome.failed, outcome.interrupted)
+    console.print_end(plan, outcome.failed, outcome.interrupted)
     if outcome.interrupted:
         return INTERRUPTED
     return FAILED if outcome.failed else FINISHED

@@ -7,14 +7,32 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.analysis.store import write_store
+from tests.analysis.store import write_slippery_store, write_store
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
-def execute(results: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, NOTEBOOKS / "execute.py", NOTEBOOKS / "ant.ipynb", "--results", results, "--out", out]
+def execute(results: Path, out: Path, name: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, NOTEBOOKS / "execute.py", NOTEBOOKS / name, "--results", results, "--out", out]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def run(folder: Path, name: str) -> list:
+    """What the cells of a notebook put out on the store at `folder / "results"`."""
+    done = execute(folder / "results", folder, name)
+    assert done.returncode == 0, done.stderr
+    notebook = nbformat.read(folder / name, as_version=4)
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def images_of(outputs: list) -> list:
+    images = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert all(len(image.data["image/png"]) > 10_000 for image in images)
+    return images
+
+
+def tables_of(outputs: list) -> list[str]:
+    return [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +40,23 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> list:
     """What the cells of the Ant notebook put out on a small store."""
     folder = tmp_path_factory.mktemp("ant")
     write_store(folder / "results", seeds=2)
-    done = execute(folder / "results", folder)
-    assert done.returncode == 0, done.stderr
-    notebook = nbformat.read(folder / "ant.ipynb", as_version=4)
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return run(folder, "ant.ipynb")
+
+
+@pytest.fixture(scope="module")
+def slippery(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What the cells of the SlipperyAnt notebook put out on a small store, in which one trial still runs."""
+    folder = tmp_path_factory.mktemp("slippery")
+    write_slippery_store(folder / "results", seeds=2)
+    return run(folder, "slippery_ant.ipynb")
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What the cells of the notebook with the paper's figures put out on a small store."""
+    folder = tmp_path_factory.mktemp("paper")
+    write_store(folder / "results")
+    return run(folder, "paper_figures.ipynb")
 
 
 def test_every_figure_is_drawn(outputs: list) -> None:
@@ -46,13 +77,38 @@ def test_tables_give_seeds_intervals_and_provenance(outputs: list) -> None:
     assert "torch 2.13" in provenance
 
 
-def test_no_cell_warns(outputs: list) -> None:
-    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+@pytest.mark.parametrize("notebook", ["outputs", "slippery", "paper"])
+def test_no_cell_warns(notebook: str, request: pytest.FixtureRequest) -> None:
+    assert [output.text for output in request.getfixturevalue(notebook) if output.get("name") == "stderr"] == []
+
+
+def test_slippery_ant_draws_tasks_pairs_and_boundaries(slippery: list) -> None:
+    # Return with boundaries, seed by seed, area by task, paired differences, margins and deaths at boundaries, dead.
+    assert len(images_of(slippery)) == 7
+    trials, by_task, paired, boundaries, provenance = tables_of(slippery)
+    assert "running" in trials
+    assert "incomplete" in by_task
+    assert "cbp \N{MINUS SIGN} std" in paired
+    assert "d_z" in paired
+    assert "only std: seed 1" in paired  # the trial that still runs has no last tenth
+    assert "killed_by_shift" in boundaries
+    assert "0123456789abcdef" in provenance
+
+
+def test_the_papers_figures_are_drawn(paper: list) -> None:
+    # Return, spread, the four measures, weight change, paired differences, profile, lagged correlation.
+    assert len(images_of(paper)) == 7
+    trials, paired, correlation, provenance = tables_of(paper)
+    assert "diverged" in trials
+    assert "improvement" in paired
+    assert "strongest_lag" in correlation
+    assert "torch 2.13" in provenance
+    assert any("\\toprule" in output.text for output in paper if output.get("name") == "stdout")
 
 
 @pytest.mark.slow
 def test_a_store_without_rows_is_named(tmp_path: Path) -> None:
-    done = execute(tmp_path / "nowhere", tmp_path)
+    done = execute(tmp_path / "nowhere", tmp_path, "ant.ipynb")
     assert done.returncode == 1
     assert "no rows of grid 'ant_grid'" in done.stderr
     assert not (tmp_path / "ant.ipynb").exists()

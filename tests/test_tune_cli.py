@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lop_ray.config import catalogue
 from lop_ray.errors import UserError
 from lop_ray.results import Checkpoints, Store
 from lop_ray.sweep import Plan
@@ -138,9 +139,49 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
+    ("assignment", "parts"),
+    [
+        ("hesian_density={}", ["unknown diagnostic 'hesian_density'", "did you mean 'hessian_density'?"]),
+        ("probe={evry: 3}", ["unknown key 'diagnostics.probe.evry'", "did you mean 'diagnostics.probe.every'?"]),
+        ("probe=on", ["diagnostics.probe = on: should be a mapping of options"]),
+        ("probe={every: 0}", ["diagnostics.probe.every = 0: should be greater than or equal to 1"]),
+        ("hessian_density={order: few}", ["diagnostics.hessian_density.order = few: should be a valid integer"]),
+        ("boundary={}", ["unknown diagnostic 'boundary'; did you mean 'boundaries'?"]),
+        ("boundaries={every: 2}", ["unknown key 'diagnostics.boundaries.every'", "boundaries: samples, at_risk"]),
+        ("boundaries={samples: 0}", ["diagnostics.boundaries.samples = 0: should be greater than or equal to 1"]),
+        ("kfac_ranks={loss: trainig}", ["diagnostics.kfac_ranks.loss = trainig", "did you mean 'training'?"]),
+    ],
+)
+def test_a_bad_diagnostic_is_one_line(
+    assignment: str, parts: list[str], capsys: pytest.CaptureFixture[str], runner: Runner
+) -> None:
+    line = refused([*SMALL, "--set", f"diagnostics.{assignment}"], capsys)
+    assert line.count("\n") == 1
+    for part in parts:
+        assert part in line
+    assert not runner.plans
+
+
+def test_a_diagnostic_that_the_algorithm_cannot_serve(
+    capsys: pytest.CaptureFixture[str], runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*SMALL, "--dry-run", "--set", "diagnostics.hessian_density={}"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(catalogue, "DIAGNOSABLE", {})
+    line = refused([*SMALL, "--set", "diagnostics.hessian_density={}"], capsys)
+    assert line == (
+        "error: diagnostics.hessian_density: needs batches and losses of the training, which algorithm 'ppo' does not "
+        "offer; take it out with diagnostics.hessian_density: false [--set diagnostics.hessian_density={}]\n"
+    )
+    # Toward the network's own output plus noise it needs no loss of the training.
+    assert main([*SMALL, "--dry-run", "--set", "diagnostics.hessian_density={loss: perturbed_output}"]) == 0
+    assert not runner.plans
+
+
+@pytest.mark.parametrize(
     ("old", "new", "part"),
     [
-        ("problem: ant", "problem: aunt", "unknown problem 'aunt'; did you mean 'ant'? known: ant [mine.yaml:1]"),
+        ("problem: ant", "problem: aunt", "unknown problem 'aunt'; did you mean 'ant'? known: ant, slippery_ant, "),
         ("[std, cbp]", "[std, cpb]", "unknown variant 'cpb'; did you mean 'cbp'?"),
         ("[std, cbp]", "[]", "grid.variant is empty: the grid has no trials [mine.yaml:3]"),
         ("total_steps: 4096", "total_steps: 4096\ntotal_steps: 1", "mine.yaml:5: total_steps stands twice"),

@@ -20,8 +20,6 @@ BIN = 256_000  # 125 updates; the paper's bins are 250,000 steps
 SILENT = Measure("silent", "100.0 * silent / units")
 PUBLISHED = {  # read off the published figure (about +-3 %)
     "return": ("std: peak about 2,600 near 3M;\nns: peak about 4,100 near 6M", None),
-    "silent": ("", None),
-    "stable rank": ("", None),
     "mean |w|": ("at initialisation: 0.054", 0.054),
 }
 
@@ -47,7 +45,7 @@ def main(results: str) -> None:
         looks = line_styles(curve.variant for curve in curves)
         for curve in curves:
             axes.plot(curve.env_steps, np.nanmean(curve.values, 0), **looks[curve.variant], label=curve.variant)
-        note, level = PUBLISHED[name]
+        note, level = PUBLISHED.get(name, ("", None))
         if level is not None:
             axes.axhline(level, color="#777777", lw=0.8, ls=":")
         axes.annotate(note, (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=8, color="#555555")

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 BIN_STEPS = 100_000
 """Bin width of the paper's return curves on SlipperyAnt, in environment steps."""
 
-_VARIANTS = ("std", "ns", "l2", "cbp", "redo", "layernorm", "specnorm")
+WEIGHT_CHANGE_BIN_STEPS = 1_000_000
+"""Bin width of the paper's curves of weight change (the reference takes maxima of 500 updates of 2048 steps)."""
+
+KNOWN_VARIANTS = ("std", "ns", "l2", "cbp", "redo", "layernorm", "specnorm")
+"""Those that come first and look the same in all figures."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class Measure:
     expression: str
     table: str = "layers"
 
+    @property
+    def percent(self) -> bool:
+        """Whether it lies between 0 and 100."""
+        return "(%" in self.label
+
 
 MEASURES: dict[str, Measure] = {
     "dead": Measure("dead units (%)", "100.0 * dead / units"),
@@ -88,12 +97,25 @@ MEASURES: dict[str, Measure] = {
     "always_on": Measure("always-on units (%)", "100.0 * always_on / units"),
     "selective": Measure("selective units (%)", "100.0 * selective / units"),
     "dormant": Measure("dormant units (%)", "100.0 * dormant / units"),
+    "silent": Measure("units active on at most 1 % (%)", "100.0 * silent / units"),
+    "duplicates": Measure("duplicate units (%)", "100.0 * duplicates / units"),
+    "sparsity": Measure("activations that are 0 (%)", "100.0 * sparsity"),
+    "saturation": Measure("pre-activations with |z| > 2 (%)", "100.0 * saturation"),
     "mean_margin": Measure("mean margin (pre-activation)", "mean_margin"),
     "activity": Measure("mean |activation|", "activity"),
     "stable_rank": Measure("stable rank (% of units)", "100.0 * stable_rank / units"),
     "effective_rank": Measure("effective rank (% of units)", "100.0 * effective_rank / units"),
     "feature_rank": Measure("feature rank (% of units)", "100.0 * feature_rank / units"),
+    "pca_rank": Measure("PCA rank (% of units)", "100.0 * pca_rank / units"),
+    "covariance_rank": Measure("covariance rank (% of units)", "100.0 * covariance_rank / units"),
+    "numerical_rank": Measure("numerical rank (% of units)", "100.0 * numerical_rank / units"),
+    "relative_rank": Measure("relative rank (% of units)", "100.0 * relative_rank / units"),
     "weight_magnitude": Measure("mean |weight|", "weight_magnitude"),
+    "weight_norm": Measure("Frobenius norm of the weights", "weight_norm"),
+    "init_distance": Measure("distance from the initial weights", "init_distance"),
+    "spectral_norm": Measure("largest singular value of the weights", "spectral_norm"),
+    "condition_number": Measure("condition number of the weights", "condition_number"),
+    "weight_rank": Measure("effective rank of the weights", "weight_rank"),
     "weight_change": Measure("sum of |weight change| an update", "weight_change"),
 }
 """What `layer_curves` knows by name; counts and ranks are given in per cent of the layer's units."""
@@ -104,7 +126,7 @@ LayerCurves = dict[tuple[str, int], list[Curve]]
 
 def variant_order(names: Iterable[str]) -> list[str]:
     """Variants in the order in which figures show them: the paper's first, then others by name."""
-    known = {name: place for place, name in enumerate(_VARIANTS)}
+    known = {name: place for place, name in enumerate(KNOWN_VARIANTS)}
     return sorted(set(names), key=lambda name: (known.get(name, len(known)), name))
 
 
@@ -121,28 +143,29 @@ def narrow(store: duckdb.DuckDBPyConnection, condition: str) -> None:
 def networks(store: duckdb.DuckDBPyConnection) -> list[str]:
     """Names of the networks that were measured, policy and value first."""
     names = [row[0] for row in store.execute("SELECT DISTINCT network FROM layers").fetchall()]
-    return sorted(names, key=_network_place)
+    return sorted(names, key=network_place)
 
 
-def suitable_bin(store: duckdb.DuckDBPyConnection, points: int = 40) -> int:
+def suitable_bin(store: duckdb.DuckDBPyConnection, points: int = 40, usual: int = BIN_STEPS) -> int:
     """A bin width for runs of any length, in environment steps.
 
-    The paper's 100,000 where this gives at least `points` bins. For shorter runs, the whole number of updates
-    that comes nearest to `points` bins, so that every bin holds the same number of updates.
+    The usual one (the paper's 100,000) where this gives at least `points` bins. For shorter runs, the whole
+    number of updates that comes nearest to `points` bins, so that every bin holds the same number of updates.
 
     Args:
         store: Connection with the views `trials` and `updates`.
         points: Desired number of bins of a short run.
+        usual: The width for long runs.
 
     Returns:
-        The width; 100,000 for an empty store.
+        The width; `usual` for an empty store.
     """
     longest, update = _one_row(
         store,
         "SELECT (SELECT max(env_steps) FROM updates), (SELECT min(env_steps) FROM updates WHERE update = 1)",
     )
-    if longest is None or longest >= points * BIN_STEPS:
-        return BIN_STEPS
+    if longest is None or longest >= points * usual:
+        return usual
     if not update:
         return max(1, longest // points)
     return int(update * max(1, round(longest / points / update)))
@@ -165,6 +188,25 @@ def return_curves(store: duckdb.DuckDBPyConnection, bin_steps: int = BIN_STEPS) 
     return curves.get((), [])
 
 
+def weight_change_curves(store: duckdb.DuckDBPyConnection, bin_steps: int = WEIGHT_CHANGE_BIN_STEPS) -> list[Curve]:
+    """The largest change of the policy's weights in one update within a bin, one curve a variant.
+
+    max over the updates of a bin of sum |w_after - w_before| over the policy network's weights without biases,
+    as in `lop/rl/plots/rlapp-c.py` of the reference; then the statistic over seeds.
+
+    Args:
+        store: Connection with the views `trials` and `updates`.
+        bin_steps: Bin width in environment steps.
+
+    Returns:
+        Curves in the order of `variant_order`; empty without rows.
+
+    Raises:
+        ValueError: `bin_steps` is not positive, or a variant has several trials of a seed (narrow the store).
+    """
+    return _curves(store, "updates", "weight_change", (), "true", bin_steps, "max").get((), [])
+
+
 def layer_curves(store: duckdb.DuckDBPyConnection, measure: str | Measure, bin_steps: int = BIN_STEPS) -> LayerCurves:
     """A measure of every hidden layer of every network, one curve a variant.
 
@@ -181,7 +223,7 @@ def layer_curves(store: duckdb.DuckDBPyConnection, measure: str | Measure, bin_s
     """
     chosen = MEASURES[measure] if isinstance(measure, str) else measure
     curves = _curves(store, chosen.table, chosen.expression, ("network", "layer"), "true", bin_steps)
-    ordered = sorted(curves, key=lambda key: (_network_place(key[0]), key[1]))
+    ordered = sorted(curves, key=lambda key: (network_place(key[0]), key[1]))
     return {(str(network), int(layer)): curves[network, layer] for network, layer in ordered}
 
 
@@ -213,9 +255,15 @@ def margin_quantile(quantile: float) -> Measure:
 
 
 def _curves(
-    store: duckdb.DuckDBPyConnection, table: str, expression: str, keys: tuple[str, ...], where: str, bin_steps: int
+    store: duckdb.DuckDBPyConnection,
+    table: str,
+    expression: str,
+    keys: tuple[str, ...],
+    where: str,
+    bin_steps: int,
+    within_bin: str = "avg",
 ) -> dict[tuple[Any, ...], list[Curve]]:
-    """Binned means by the columns `keys`, each with a curve a variant.
+    """Binned means (or another aggregate of SQL) by the columns `keys`, each with a curve a variant.
 
     Raises:
         ValueError: `bin_steps` is not positive, or a variant has several trials of a seed.
@@ -229,7 +277,7 @@ def _curves(
             SELECT trial_id, {columns} env_steps, CAST({expression} AS DOUBLE) AS value FROM {table} WHERE {where}
         ), binned AS (
             SELECT trial_id, {columns} (env_steps + {bin_steps - 1}) // {bin_steps} AS bin,
-                   avg(value) AS value, max(env_steps) AS last_step
+                   {within_bin}(value) AS value, max(env_steps) AS last_step
             FROM measured WHERE isfinite(value) GROUP BY ALL
         )
         SELECT variant, seed, trial_id, {columns} bin, value, last_step
@@ -252,7 +300,8 @@ def _curves(
     }
 
 
-def _network_place(name: str) -> tuple[int, str]:
+def network_place(name: str) -> tuple[int, str]:
+    """Where a network stands in figures and tables: policy, value, others by name."""
     return {"policy": 0, "value": 1}.get(name, 2), name
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lop_ray.analysis.curves import KNOWN_VARIANTS
 from lop_ray.analysis.statistics import Floats
 
 P = ParamSpec("P")
@@ -40,7 +41,7 @@ _RC = {
 # Okabe & Ito's palette (https://jfly.uni-koeln.de/color/), its yellow left out: too faint on white.
 _COLOURS = ("#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#009E73", "#56B4E9", "#000000")
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("solid", (0, (5, 2)), (0, (1, 1)), (0, (5, 2, 1, 2)))
-_KNOWN = {name: place for place, name in enumerate(("std", "ns", "l2", "cbp", "redo", "layernorm", "specnorm"))}
+_KNOWN = {name: place for place, name in enumerate(KNOWN_VARIANTS)}
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
@@ -107,12 +108,21 @@ def cut_below(axes: Axes, values: Floats) -> None:
     above (and below -1,000), the axis begins at minus a quarter of the greatest value, or at -1,000 if that
     is lower.
     """
+    bottom = lower_limit(values)
+    if bottom is None:
+        return
+    finite = values[np.isfinite(values)]
+    axes.set_ylim(bottom=bottom, top=1.08 * float(finite.max()))
+    note = f"axis cut; lowest {_written(round(float(finite.min())))}"
+    axes.text(0.015, 0.02, note, transform=axes.transAxes, fontsize=7.5)
+
+
+def lower_limit(values: Floats) -> float | None:
+    """Where `cut_below` cuts an axis of returns; None where everything fits."""
     finite = values[np.isfinite(values)]
     if not len(finite) or finite.max() < 500.0 or finite.min() >= -max(1000.0, finite.max()):
-        return
-    axes.set_ylim(bottom=-max(1000.0, 0.25 * finite.max()), top=1.08 * finite.max())
-    note = f"axis cut; lowest {_written(finite.min().round())}"
-    axes.text(0.015, 0.02, note, transform=axes.transAxes, fontsize=7.5)
+        return None
+    return float(-max(1000.0, 0.25 * finite.max()))
 
 
 def _written(value: float) -> str:

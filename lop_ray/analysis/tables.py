@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,30 +77,56 @@ def return_table(curves: Sequence[Curve], last: float = 0.1, seed: int = 0) -> p
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
 
-def with_intervals(table: pd.DataFrame, digits: int = 0) -> pd.DataFrame:
+def with_intervals(table: pd.DataFrame, digits: int = 0, own: Mapping[str, int] | None = None) -> pd.DataFrame:
     """The same table for reading: `value [low, high]` in one cell, "no interval" where there is none.
 
     Args:
-        table: Numbers; the columns `x`, `x_low` and `x_high` become one.
-        digits: Digits after the point.
+        table: Numbers or text; the columns `x`, `x_low` and `x_high` become one.
+        digits: Digits after the point of values with an interval; other numbers have none.
+        own: Digits of single columns.
 
     Returns:
-        A table of text.
+        A table of text; "none" where there is no value.
     """
-    number = f"{{:,.{digits}f}}".format
     text = pd.DataFrame(index=table.index)
     for name in table.columns:
         if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in table:
             continue
-        if f"{name}_low" not in table:
-            text[name] = [f"{value:,.0f}" for value in table[name]]
-            continue
-        cells = []
-        for value, low, high in zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True):
-            interval = f"[{number(low)}, {number(high)}]" if np.isfinite(low) else "(no interval)"
-            cells.append(f"{number(value)} {interval}" if np.isfinite(value) else "none")
-        text[name] = cells
+        places = (own or {}).get(name, digits if f"{name}_low" in table else 0)
+        if f"{name}_low" in table:
+            triples = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+            text[name] = [_with_interval(*triple, places) for triple in triples]
+        elif pd.api.types.is_numeric_dtype(table[name]):
+            text[name] = [f"{value:,.{places}f}" if np.isfinite(value) else "none" for value in table[name]]
+        else:
+            text[name] = table[name].astype(str)
     return text
+
+
+def trial_list(store: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """Every trial that has begun: how it stands and how far it is.
+
+    Args:
+        store: Connection with the views `trials` and `updates`.
+
+    Returns:
+        A row a trial, by variant and seed: trial_id, variant, seed, problem, status, reason, updates, env_steps,
+        total_steps (null where the configuration doesn't say), git_commit.
+    """
+    rows = store.execute(
+        """
+        SELECT trial_id, variant, seed, problem, status, coalesce(reason, '') AS reason,
+               coalesce(done.updates, trials.updates, 0) AS updates,
+               coalesce(done.env_steps, trials.env_steps, 0) AS env_steps,
+               TRY_CAST(json_extract_string(config, '$.total_steps') AS BIGINT) AS total_steps, git_commit
+        FROM trials LEFT JOIN (
+            SELECT trial_id, max("update") AS updates, max(env_steps) AS env_steps FROM updates GROUP BY 1
+        ) AS done USING (trial_id)
+        ORDER BY problem, variant, seed, trial_id
+        """
+    ).df()
+    order = {name: place for place, name in enumerate(variant_order(rows["variant"]))}
+    return rows.sort_values("variant", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
 def provenance_table(store: duckdb.DuckDBPyConnection) -> pd.DataFrame:
@@ -132,3 +158,10 @@ def _mean_over_bins(values: np.ndarray) -> np.ndarray:
     counts = there.sum(axis=1)
     sums = np.where(there, values, 0.0).sum(axis=1)
     return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+
+
+def _with_interval(value: float, low: float, high: float, digits: int) -> str:
+    if not np.isfinite(value):
+        return "none"
+    interval = f"[{low:,.{digits}f}, {high:,.{digits}f}]" if np.isfinite(low) else "(no interval)"
+    return f"{value:,.{digits}f} {interval}"

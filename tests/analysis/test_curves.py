@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from lop_ray.analysis import curves
 from lop_ray.analysis.statistics import interquartile_mean
+from lop_ray.results import connect
+from tests.analysis.store import write_store
 
 NAN = np.nan
 
@@ -152,3 +155,24 @@ def test_suitable_bin_holds_whole_updates_in_short_runs(
     rows = [] if last is None else [(1, update), (last // update, last)]
     store.register("updates", pd.DataFrame(rows, columns=["update", "env_steps"], dtype="int64"))
     assert curves.suitable_bin(store) == expected
+
+
+def test_weight_change_is_the_largest_update_of_a_bin(store: duckdb.DuckDBPyConnection) -> None:
+    rows = {"trial_id": list("aaab"), "env_steps": [4, 10, 11, 5], "weight_change": [2.0, 7.0, 3.0, 5.0]}
+    fill(store, [("a", "std", 0), ("b", "std", 1)], updates=rows)
+    (curve,) = curves.weight_change_curves(store, bin_steps=10)
+    np.testing.assert_array_equal(curve.values, [[7.0, 3.0], [5.0, NAN]])
+
+
+def test_measures_that_are_shares_are_known() -> None:
+    assert curves.MEASURES["silent"].percent
+    assert not curves.MEASURES["weight_magnitude"].percent
+
+
+def test_every_measure_is_a_number_of_a_layer(tmp_path: Path) -> None:
+    write_store(tmp_path, updates=2, seeds=1)
+    store = connect(tmp_path, "ant_grid")
+    for name in curves.MEASURES:
+        found = curves.layer_curves(store, name, 2048)
+        assert not found or list(found) == [("policy", 0), ("policy", 1), ("value", 0), ("value", 1)]
+    assert {name for name in curves.MEASURES if curves.layer_curves(store, name, 2048)} >= {"dead", "silent", "dormant"}

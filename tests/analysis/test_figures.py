@@ -5,42 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lop_ray.analysis import figures, style
-from lop_ray.analysis.curves import Curve
-
-
-def curve(variant: str, values: list[list[float]]) -> Curve:
-    n, points = np.shape(values)
-    names = tuple(f"{variant}-{seed}" for seed in range(n))
-    return Curve(variant, names, tuple(range(n)), np.arange(1, points + 1) * 100_000, np.array(values))
-
+from tests.analysis.looking import curve, drawn_values, everything_fits, legend_text
 
 STD = curve("std", [[0.0, 10.0, 20.0, np.nan], [4.0, 14.0, 30.0, 40.0]])
 CBP = curve("cbp", [[1.0, 2.0, 3.0, 4.0]])
-
-
-def legend_text(figure: Figure) -> str:
-    (legend,) = figure.legends
-    text = "\n".join([legend.get_title().get_text(), *(each.get_text() for each in legend.get_texts())])
-    return " ".join(text.split())
-
-
-def drawn_values(axes: Axes, colour: str) -> list[list[float]]:
-    return [list(line.get_ydata()) for line in axes.lines if to_hex(line.get_color()) == colour.lower()]
-
-
-def everything_fits(figure: Figure) -> bool:
-    """Whether all that is drawn lies inside the canvas, to one pixel."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    box, whole, pixel = figure.get_tightbbox(canvas.get_renderer()), figure.bbox_inches, 1.0 / figure.dpi
-    return bool(min(box.x0, box.y0, whole.x1 - box.x1, whole.y1 - box.y1) >= -pixel)
 
 
 def test_return_figure_shows_values_interval_and_seeds() -> None:

@@ -69,3 +69,20 @@ def test_provenance_has_a_row_for_each_origin(tmp_path: Path) -> None:
     assert table.loc[1, "versions"] == "unknown"
     assert pd.isna(table.loc[1, "git_commit"])
     assert pd.isna(table.loc[1, "last_end"])
+
+
+def test_own_digits_and_text_columns() -> None:
+    numbers = pd.DataFrame({"d_z": [0.456], "unpaired": ["only std: seed 1"], "x": [2.5], "x_low": [1], "x_high": [4]})
+    row = tables.with_intervals(numbers, own={"d_z": 2, "x": 1}).loc[0]
+    assert row.tolist() == ["0.46", "only std: seed 1", "2.5 [1.0, 4.0]"]
+
+
+def test_trials_are_listed_with_how_far_they_are(tmp_path: Path) -> None:
+    write_store(tmp_path, updates=6)
+    rows = tables.trial_list(connect(tmp_path, "ant_grid"))
+    assert rows["variant"].tolist() == ["std"] * 3 + ["cbp"] * 3
+    assert rows["seed"].tolist() == [0, 1, 2] * 2
+    diverged = rows.iloc[2]
+    assert (diverged["status"], diverged["updates"], diverged["env_steps"]) == ("diverged", 4, 4 * 2048)
+    assert diverged["reason"] == "non-finite gradient of policy.hidden_0.weight"
+    assert diverged["total_steps"] == 6 * 2048
