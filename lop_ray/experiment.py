@@ -113,12 +113,20 @@ def _ray(plan: Plan) -> Iterator[str]:
 
 def _join(address: str, options: dict[str, Any]) -> Any:
     import ray
+    from ray._private.authentication import authentication_token_setup as authentication
 
+    # A cluster that `ray start` begins where a token lies asks for it, but `ray.init` only shows one when told to.
+    authentication.logger.setLevel(logging.ERROR)
+    shown = authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         return ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--address {address}: no Ray cluster answers there ({reason})") from error
+        token = "the token shown is that of this machine (~/.ray/auth_token)" if shown else "no token was shown"
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there ({reason}); {token}: where the cluster asks for "
+            "another, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from error
 
 
 def _dashboard_line(url: str | None) -> str:

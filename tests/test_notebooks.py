@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.analysis.store import write_slippery_store, write_store
+from tests.analysis.store import write_slippery_store, write_spectra_store, write_store
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -59,6 +59,14 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> list:
     return run(folder, "paper_figures.ipynb")
 
 
+@pytest.fixture(scope="module")
+def spectra(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What the cells of the notebook on spectra put out on a small store."""
+    folder = tmp_path_factory.mktemp("spectra")
+    write_spectra_store(folder / "results")
+    return run(folder, "spectra.ipynb")
+
+
 def test_every_figure_is_drawn(outputs: list) -> None:
     # Return, unit states, dead, dormant, mean margin, spread of margins, weight magnitude, stable rank.
     images = [output for output in outputs if "image/png" in output.get("data", {})]
@@ -77,7 +85,7 @@ def test_tables_give_seeds_intervals_and_provenance(outputs: list) -> None:
     assert "torch 2.13" in provenance
 
 
-@pytest.mark.parametrize("notebook", ["outputs", "slippery", "paper"])
+@pytest.mark.parametrize("notebook", ["outputs", "slippery", "paper", "spectra"])
 def test_no_cell_warns(notebook: str, request: pytest.FixtureRequest) -> None:
     assert [output.text for output in request.getfixturevalue(notebook) if output.get("name") == "stderr"] == []
 
@@ -104,6 +112,15 @@ def test_the_papers_figures_are_drawn(paper: list) -> None:
     assert "strongest_lag" in correlation
     assert "torch 2.13" in provenance
     assert any("\\toprule" in output.text for output in paper if output.get("name") == "stdout")
+
+
+def test_spectra_are_drawn(spectra: list) -> None:
+    # Hessian of both losses, gradient covariance, singular values of features and weights, margins, one unit, dead.
+    assert len(images_of(spectra)) == 8
+    trials, density, provenance = tables_of(spectra)
+    assert "cbp" in trials
+    assert "epsilon_rank" in density
+    assert "torch 2.13" in provenance
 
 
 @pytest.mark.slow

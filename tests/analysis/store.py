@@ -28,6 +28,7 @@ class Run:
         task_updates: Updates a task; None: one task.
         options: Options of the problem.
         problem: Its name.
+        spectra: Whether it has spectra, after its first, its middle and its last update.
     """
 
     updates: int
@@ -35,6 +36,7 @@ class Run:
     task_updates: int | None = None
     options: dict[str, Any] | None = None
     problem: str = "ant"
+    spectra: bool = False
 
 
 def write_store(
@@ -68,6 +70,18 @@ def write_slippery_store(
             updates = (tasks - 2) * task_updates + task_updates // 2 if runs else tasks * task_updates
             run = Run(updates, "running" if runs else "finished", task_updates, options, "slippery_ant")
             write_trial(results, grid, variant, seed, run, total=tasks * task_updates)
+    write_manifest(results, grid, variants, range(seeds), problem="slippery_ant")
+
+
+def write_spectra_store(
+    results: Path, grid: str = "slippery_ant_spectra", variants: Sequence[str] = ("std", "cbp"), seeds: int = 2
+) -> None:
+    """Writes a grid on a problem that changes once, with spectra three times a trial."""
+    options = {"schedule": {"every_steps": 10 * STEPS}, "friction": {"values": [row[:2] for row in FRICTIONS[:seeds]]}}
+    for variant in variants:
+        for seed in range(seeds):
+            run = Run(20, "finished", 10, options, "slippery_ant", spectra=True)
+            write_trial(results, grid, variant, seed, run, total=20)
     write_manifest(results, grid, variants, range(seeds), problem="slippery_ant")
 
 
@@ -128,8 +142,12 @@ def write_trial(results: Path, grid: str, variant: str, seed: int, run: Run, *, 
                 if task > 0 and since == 1:
                     place = {"network": network, "layer": layer}
                     writer.append("boundaries", when | place | boundary(margin, draw))
+                if run.spectra and update in (1, run.updates // 2, run.updates):
+                    _write_layer_spectra(writer, when | {"network": network, "layer": layer}, draw, progress)
                 if update % 5 == 0:
                     writer.append("neurons", when | {"network": network, "layer": layer, "margin": margin})
+            if run.spectra and update in (1, run.updates // 2, run.updates):
+                _write_network_spectra(writer, when | {"network": network}, draw)
     writer.set_status(
         run.status,
         "non-finite gradient of policy.hidden_0.weight" if run.status == "diverged" else None,
@@ -151,6 +169,22 @@ def write_trial(results: Path, grid: str, variant: str, seed: int, run: Run, *, 
     if run.status != "running":
         writer.join()
     writer.close()
+
+
+def _write_layer_spectra(writer: Any, place: dict[str, Any], draw: np.random.Generator, progress: float) -> None:
+    for spectrum in ("feature_singular_values", "weight_singular_values"):
+        values = 20 * np.exp(-np.arange(UNITS) * (0.2 + progress)) + draw.random() / 100
+        writer.append("spectra", place | {"spectrum": spectrum, "x": values})
+
+
+def _write_network_spectra(writer: Any, place: dict[str, Any], draw: np.random.Generator) -> None:
+    nodes, weights = np.sort(draw.normal(0, 5, 8)), draw.random(8)
+    writer.append("spectra", place | {"spectrum": "hessian_density", "x": nodes, "y": weights / weights.sum()})
+    gradients = draw.normal(size=(12, 3))
+    writer.append("spectra", place | {"spectrum": "gradient_covariance", "x": (gradients @ gradients.T).ravel()})
+    for metric in ("epsilon_rank", "numerical_rank", "rank_bound", "dead_units", "largest", "smallest"):
+        row = {"probe": "hessian_density", "metric": metric, "value": draw.random()}
+        writer.append("probes", place | row)
 
 
 def _layer(margin: np.ndarray, collapse: float, progress: float) -> dict[str, Any]:
