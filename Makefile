@@ -35,7 +35,7 @@ types: setup
 
 # Executes the notebooks on the results at RESULTS, in place.
 notebooks: setup
-	$(BIN)/python notebooks/execute.py notebooks/ant.ipynb --results $(RESULTS)
+	$(BIN)/python notebooks/execute.py notebooks/ant.ipynb notebooks/paper_figures.ipynb --results $(RESULTS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
