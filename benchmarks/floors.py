@@ -59,13 +59,16 @@ def _step(ants: list, actions: np.ndarray) -> None:
 
 
 class UpdateFloor:
-    """PPO's epochs x minibatches in plain PyTorch: two networks, the clipped loss, fused Adam, nothing else."""
+    """PPO's epochs x minibatches in plain PyTorch: two networks, the clipped loss, fused Adam, nothing else.
 
-    def __init__(self) -> None:
+    Args:
+        width: Of both hidden layers of both networks.
+    """
+
+    def __init__(self, width: int = 256) -> None:
         def network(outputs: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(OBSERVATIONS, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, outputs)
-            )
+            first, second = nn.Linear(OBSERVATIONS, width), nn.Linear(width, width)
+            return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(width, outputs))
 
         torch.manual_seed(0)
         self._policy, self._value = network(ACTIONS), network(1)
