@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-from lop_ray.diagnostics import DiagnosticSuite
+from lop_ray.diagnostics import Diagnosable, DiagnosticSuite
 
 
 def latest_observations(kept: np.ndarray | None, new: np.ndarray, size: int) -> np.ndarray:
@@ -31,8 +31,9 @@ def latest_observations(kept: np.ndarray | None, new: np.ndarray, size: int) -> 
 class PlasticityCallback(RLlibCallback):
     """Keeps the latest observations beside each env runner, and measures the networks on them after an update.
 
-    The buffer is part of the runner's state, so it survives a restart. The rows are left on the algorithm
-    (`diagnostic_rows`, `diagnose_s`), from where the trial writes them. Nothing here changes training.
+    It serves every algorithm that has a `diagnosis`, which is `Diagnosable`, and prepares its `diagnostics` before
+    every update. The buffer is part of the runner's state, so it survives a restart. The rows are left on the
+    algorithm (`diagnostic_rows`, `diagnose_s`), from where the trial writes them. Nothing here changes training.
     """
 
     def __init__(self) -> None:
@@ -45,12 +46,8 @@ class PlasticityCallback(RLlibCallback):
         return self._suite
 
     def on_algorithm_init(self, *, algorithm: Any, **kwargs: Any) -> None:
-        """Remembers the initial weights, if the first update needs them."""
-        self._remember(algorithm)
-
-    def on_checkpoint_loaded(self, *, algorithm: Any, **kwargs: Any) -> None:
-        """Remembers the weights that training goes on from."""
-        self._remember(algorithm)
+        """Hands over the diagnostics, so that what trains prepares them and saves their state."""
+        algorithm.diagnostics = self._suite_of(algorithm.config)
 
     def on_sample_end(self, *, env_runner: Any, samples: list[Any], **kwargs: Any) -> None:
         """Adds the fragments' observations, time-major, to the runner's buffer."""
@@ -62,35 +59,29 @@ class PlasticityCallback(RLlibCallback):
     def on_train_result(self, *, algorithm: Any, result: dict, **kwargs: Any) -> None:
         """Runs what is due after this update."""
         start = time.perf_counter()
-        suite = self._suite_of(algorithm.config)
-        update = algorithm.iteration
+        suite, update = self._suite_of(algorithm.config), algorithm.iteration
         if suite.due(update):
-            rows = suite.measure(
-                update=update,
-                networks=_learner(algorithm).actor_critic.networks(),
-                observations=self._observations(algorithm, suite.samples),
-            )
-            algorithm.diagnostic_rows = rows.tables()
-        self._remember(algorithm)
-        algorithm.diagnose_s = time.perf_counter() - start
-
-    def _remember(self, algorithm: Any) -> None:
-        suite = self._suite_of(algorithm.config)
-        suite.remember(algorithm.iteration + 1, _learner(algorithm).actor_critic.networks())
-
-    def _observations(self, algorithm: Any, size: int) -> torch.Tensor:
-        group = algorithm.env_runner_group
-        buffers = group.foreach_env_runner(_buffer, local_env_runner=group.num_remote_workers() == 0)
-        kept = [buffer for buffer in buffers if buffer is not None]
-        if not kept:
-            return torch.empty(0)
-        # With several runners each gives its share, so that the set keeps its size and stays recent.
-        share = -(-size // len(kept))
-        return torch.from_numpy(np.concatenate([buffer[-share:] for buffer in kept])).to(_learner(algorithm).device)
+            training = algorithm.diagnosis
+            seen = _observations(algorithm, suite.samples) if suite.observes(update) else torch.empty(0)
+            algorithm.diagnostic_rows = suite.diagnose(update, training, seen.to(_device(training))).tables()
+        algorithm.diagnose_s += time.perf_counter() - start
 
 
-def _learner(algorithm: Any) -> Any:
-    return algorithm.learner_group._learner
+def _observations(algorithm: Any, size: int) -> torch.Tensor:
+    """The latest `size` observations over all env runners, on the CPU."""
+    group = algorithm.env_runner_group
+    buffers = group.foreach_env_runner(_buffer, local_env_runner=group.num_remote_workers() == 0)
+    kept = [buffer for buffer in buffers if buffer is not None]
+    if not kept:
+        return torch.empty(0)
+    # With several runners each gives its share and they take turns, so that any number of the last rows is recent.
+    share = min(-(-size // len(kept)), *map(len, kept))
+    return torch.from_numpy(np.stack([buffer[-share:] for buffer in kept], 1).reshape(-1, *kept[0].shape[1:]))
+
+
+def _device(training: Diagnosable) -> torch.device:
+    """Where its networks are."""
+    return next(parameter.device for network in training.networks().values() for parameter in network.parameters())
 
 
 def _buffer(runner: Any) -> np.ndarray | None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
+from hypothesis import settings
 
 # One thread a process: tests run side by side, and results must not depend on how many cores there are.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+# Timings vary on busy machines, and a test run leaves no files behind.
+settings.register_profile("lop_ray", deadline=None, database=None, max_examples=50)
+settings.load_profile("lop_ray")
 
 
 @pytest.fixture(scope="session")

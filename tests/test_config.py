@@ -241,7 +241,7 @@ def check_every_point(path: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("problem: ant", "problem: aunt", "unknown problem 'aunt'; did you mean 'ant'? known: ant [{file}:1]"),
+        ("problem: ant", "problem: aunt", "unknown problem 'aunt'; did you mean 'ant'? known: ant, slippery_ant, "),
         ("problem: ant\n", "", "problem: missing [{file}]"),
         ("algorithm: ppo", "algorithm: pro", "unknown algorithm 'pro'; did you mean 'ppo'? known: ppo [{file}:2]"),
         ("total_steps: 1e5", "total_steps: 0", "total_steps = 0: should be greater than or equal to 1 [{file}:6]"),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lop_ray.config.yaml12 import Document, read_document
 from lop_ray.errors import UserError, unknown
 from lop_ray.options import Options
 
+if TYPE_CHECKING:
+    from lop_ray.diagnostics.base import DiagnosticOptions
+    from lop_ray.diagnostics.boundaries import BoundaryOptions
+
 ALGORITHMS = {"ppo": "lop_ray.algorithms.ppo.options:PPOOptions"}
 """Where the options of each algorithm are; also the name of its section in a grid file."""
 
-IN_A_RUN = ("margins", "dormant", "ranks", "features", "predictive_margins", "weights", "weight_spectrum")
-"""Diagnostics that need no more than networks and observations. The library's others need a loss and its batch,
-which trainings do not hand over yet; they are refused in a grid rather than failing in its trials."""
+DIAGNOSABLE = {"ppo": "lop_ray.algorithms.ppo.diagnosis:PPODiagnosis"}
+"""Where the class is that says what an algorithm offers to diagnostics (`lop_ray.diagnostics.Diagnosable`)."""
 
 VARIANTS_FILE = "variants.yaml"
 
@@ -23,11 +28,18 @@ VARIANTS_FILE = "variants.yaml"
 @cache
 def algorithms() -> dict[str, type[Options]]:
     """Options class of each algorithm, by name."""
-    found = {}
-    for name, place in ALGORITHMS.items():
-        module, attribute = place.split(":")
-        found[name] = getattr(import_module(module), attribute)
+    return {name: _load(place) for name, place in ALGORITHMS.items()}
+
+
+def offers(algorithm: str) -> frozenset[str]:
+    """What an algorithm offers to diagnostics besides networks and observations, as they name it in `needs`."""
+    found: frozenset[str] = _load(DIAGNOSABLE[algorithm]).offers() if algorithm in DIAGNOSABLE else frozenset()
     return found
+
+
+def _load(place: str) -> Any:
+    module, attribute = place.split(":")
+    return getattr(import_module(module), attribute)
 
 
 @cache
@@ -47,11 +59,12 @@ def interventions() -> dict[str, type[Options]]:
 
 
 @cache
-def diagnostics() -> dict[str, type[Options]]:
+def diagnostics() -> dict[str, type[DiagnosticOptions] | type[BoundaryOptions]]:
     """Options class of each diagnostic, by name."""
     from lop_ray.diagnostics import DIAGNOSTICS
+    from lop_ray.diagnostics.boundaries import BoundaryOptions
 
-    return {name: DIAGNOSTICS[name] for name in IN_A_RUN}
+    return {**DIAGNOSTICS, "boundaries": BoundaryOptions}
 
 
 def config_folders() -> list[Path]:
@@ -112,6 +125,6 @@ def variants(beside: Path | None = None) -> dict[str, Document]:
     return found
 
 
-def named(kind: str) -> dict[str, type[Options]]:
+def named(kind: str) -> Mapping[str, type[Options]]:
     """`interventions` or `diagnostics`, by the name of the section."""
-    return {"interventions": interventions, "diagnostics": diagnostics}[kind]()
+    return interventions() if kind == "interventions" else diagnostics()

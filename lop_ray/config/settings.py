@@ -25,6 +25,7 @@ from annotated_types import Ge
 from lop_ray.algorithms.spec import CheckpointOptions, OptimizerOptions, Resources, TrialSpec
 from lop_ray.config import catalogue
 from lop_ray.config.checks import Blame, check, dotted, show, unknown_key
+from lop_ray.config.tasks import check_tasks
 from lop_ray.config.yaml12 import Document, KeyPath
 from lop_ray.errors import UserError, unknown
 from lop_ray.networks import NetworkOptions
@@ -178,13 +179,16 @@ def _check_all(merged: dict[str, Any], blame: Blame, other_problems: list[str]) 
         name: check(options, _section(merged, name), (name,), blame, elsewhere) for name, options in sections.items()
     }
     _check_batch(checked[problem], checked[algorithm], checked["resources"], problem, algorithm, blame)
+    check_tasks(problem, checked[problem], top.total_steps, blame)
+    diagnostics = _members("diagnostics", merged, blame)
+    _check_served(diagnostics, algorithm, blame)
     return Settings(
         problem=problem,
         problem_options=checked[problem].model_dump(mode="json"),
         algorithm=algorithm,
         algorithm_options=checked[algorithm].model_dump(mode="json"),
         interventions=_members("interventions", merged, blame),
-        diagnostics=_members("diagnostics", merged, blame),
+        diagnostics=diagnostics,
         total_steps=top.total_steps,
         **{name: checked[name] for name in SECTIONS},
     )
@@ -212,6 +216,22 @@ def _check_batch(
             f"resources.env_runners = {resources.env_runners}: does not divide {key} = {copies}; choose a divisor "
             f"[{blame(('resources', 'env_runners'))}]"
         )
+
+
+def _check_served(diagnostics: Mapping[str, Mapping[str, Any]], algorithm: str, blame: Blame) -> None:
+    """Refuses a diagnostic that needs what the algorithm does not offer.
+
+    Raises:
+        UserError: Names the diagnostic and what it lacks.
+    """
+    for name, values in diagnostics.items():
+        lacking = sorted(catalogue.diagnostics()[name](**values).needs() - catalogue.offers(algorithm))
+        if lacking:
+            key = f"diagnostics.{name}"
+            raise UserError(
+                f"{key}: needs {' and '.join(lacking)} of the training, which algorithm '{algorithm}' does not offer; "
+                f"take it out with {key}: false [{blame(('diagnostics', name))}]"
+            )
 
 
 def _sections(problems: Iterable[str], algorithm: str) -> dict[str, type[Options]]:

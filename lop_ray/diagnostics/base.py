@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from lop_ray.networks import HiddenLayer, Recording, hidden_layers, record
+from lop_ray.networks import HiddenLayer, Recording, features_of, hidden_layers, record
 from lop_ray.options import Options
 from lop_ray.seeding import torch_generator
 
@@ -120,9 +120,24 @@ class Subject:
         """Per hidden layer, what the activations give on the latest `samples` observations."""
         return [values[-samples:] for values in self._recording.activations]
 
+    def features(self, samples: int) -> list[Tensor]:
+        """Per hidden layer, what the next one reads: the activations, with every number that a unit hands on."""
+        return [features_of(*pair) for pair in zip(self.layers, self.activations(samples), strict=True)]
+
     def outputs(self, samples: int) -> Tensor:
         """The network's output on the latest `samples` observations."""
         return self._recording.output[-samples:]
+
+    def unreadable(self) -> ValueError | None:
+        """What is wrong, in one line, if the network cannot read the observations; it explains other errors."""
+        try:
+            record(self.network, self.observations[:1])
+        except RuntimeError as error:
+            return ValueError(
+                f"network {self.name} cannot read observations {list(self.observations.shape)}: give them in the shape "
+                f"and type that it was made for ({' '.join(str(error).split())})"
+            )
+        return None
 
     def of_network(self, key: str) -> Any:
         """What the caller gave under `extra[key]` for this network, or None."""
@@ -157,6 +172,10 @@ class Diagnostic:
     measure: Callable[[Subject, Any], Findings]
 
 
+class NonFiniteError(ValueError):
+    """NaN or infinity in what was to be measured."""
+
+
 def check_finite(summary: Tensor, what: str) -> None:
     """Raises if `summary`, any reduction that non-finite numbers survive, is not finite.
 
@@ -165,11 +184,11 @@ def check_finite(summary: Tensor, what: str) -> None:
         what: What it was computed from, for the message.
 
     Raises:
-        ValueError: NaN or infinity in `summary`.
+        NonFiniteError: NaN or infinity in `summary`.
     """
     if not bool(torch.isfinite(summary).all()):
         bad = int((~torch.isfinite(summary)).sum())
-        raise ValueError(
+        raise NonFiniteError(
             f"{what} hold NaN or infinity (seen in {bad} of {summary.numel()} columns): the network has "
             "diverged or its input is damaged; measure before that update, or check the input"
         )

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -24,6 +25,7 @@ from lop_ray.diagnostics.units import margins
 from lop_ray.networks import hidden_layers, outgoing_columns, record, trainable_weight
 
 
+@runtime_checkable
 class SymmetricOperator(Protocol):
     """What is asked of a matrix: its shape, type, place, and products with vectors."""
 
@@ -87,7 +89,9 @@ def curvature_operator(
 
 
 @torch.no_grad()
-def lanczos(operator: SymmetricOperator, order: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def lanczos(
+    operator: SymmetricOperator, order: int, generator: torch.Generator
+) -> tuple[Float64[Tensor, " nodes"], Float64[Tensor, " nodes"]]:
     """Gauss quadrature of the spectrum: nodes and weights with v^T f(A) v = sum_i w_i f(lambda_i) for a random v.
 
     `order` steps of Lanczos from a Gaussian direction on the unit sphere, each new vector orthogonalised against
@@ -107,15 +111,17 @@ def lanczos(operator: SymmetricOperator, order: int, generator: torch.Generator)
     vector = torch.randn(size, generator=generator, dtype=torch.float64).to(operator.device, operator.dtype)
     vector /= torch.linalg.vector_norm(vector)
     basis = torch.empty(order, size, dtype=operator.dtype, device=operator.device)
-    diagonal, off_diagonal, scale = [], [], 0.0
+    diagonal: list[float] = []
+    off_diagonal: list[float] = []
+    scale = 0.0
     for step in range(order):
         basis[step] = vector
         image = operator @ vector
+        if step:
+            image.sub_(basis[step - 1], alpha=off_diagonal[-1])
         diagonal.append(float(image @ vector))
-        known = basis[: step + 1]
-        image -= (known @ image) @ known
-        image -= (known @ image) @ known  # twice is enough (Parlett 1998, Section 6.9)
-        length = float(torch.linalg.vector_norm(image))
+        image.sub_(vector, alpha=diagonal[-1])
+        length = _orthogonalise(image, basis[: step + 1])
         check_finite(torch.tensor([diagonal[-1], length]), "products with the curvature")
         scale = max(scale, abs(diagonal[-1]), length)
         if length <= 10 * torch.finfo(operator.dtype).eps * scale:
@@ -128,7 +134,23 @@ def lanczos(operator: SymmetricOperator, order: int, generator: torch.Generator)
     return nodes, vectors[0].square()
 
 
-def smoothing(nodes: Tensor, sigma_squared: float = 1e-5, margin: float = 0.01) -> float:
+def _orthogonalise(vector: Float[Tensor, " parameters"], basis: Float[Tensor, "rows parameters"]) -> float:
+    """Takes from `vector`, in place, its components along the rows of an orthonormal `basis`; returns its norm.
+
+    Once, and again if less than half of its square is left: twice is enough (Parlett 1998, Section 6.9). Reading the
+    basis is what costs in `lanczos` beside the products.
+    """
+    before = float(torch.linalg.vector_norm(vector))
+    for _ in range(2):
+        vector.sub_(torch.mv(basis.T, torch.mv(basis, vector)))
+        length = float(torch.linalg.vector_norm(vector))
+        if length * length >= 0.5 * before * before:
+            break
+        before = length
+    return length
+
+
+def smoothing(nodes: Float[Tensor, " nodes"], sigma_squared: float = 1e-5, margin: float = 0.01) -> float:
     """Variance of the Gaussians that stand for single eigenvalues: sigma^2 max(1, range), range widened by a margin.
 
     Args:
@@ -142,7 +164,9 @@ def smoothing(nodes: Tensor, sigma_squared: float = 1e-5, margin: float = 0.01) 
     return sigma_squared * max(1.0, float(nodes.max() - nodes.min()) + 2 * margin)
 
 
-def spectral_density(nodes: Tensor, weights: Tensor, grid: Tensor, variance: float) -> Tensor:
+def spectral_density(
+    nodes: Float[Tensor, " nodes"], weights: Float[Tensor, " nodes"], grid: Float[Tensor, " points"], variance: float
+) -> Float[Tensor, " points"]:
     """p(t) = sum_i w_i N(t; lambda_i, variance), the smoothed density of eigenvalues.
 
     Args:
@@ -159,7 +183,7 @@ def spectral_density(nodes: Tensor, weights: Tensor, grid: Tensor, variance: flo
     return (weights * torch.exp(-0.5 * z.square())).sum(1) / (deviation * (2 * torch.pi) ** 0.5)
 
 
-def epsilon_rank(nodes: Tensor, weights: Tensor, epsilon: float = 0.1, variance: float = 0.0) -> float:
+def epsilon_rank(nodes: Float[Tensor, " nodes"], weights: Float[Tensor, " nodes"], epsilon: float = 0.1, variance: float = 0.0) -> float:
     """Share of the smoothed density with |lambda| > epsilon (He et al. 2025, spectral collapse).
 
     Integrated in closed form instead of on a grid.
@@ -182,7 +206,7 @@ def epsilon_rank(nodes: Tensor, weights: Tensor, epsilon: float = 0.1, variance:
 
 def top_eigenvalues(
     operator: SymmetricOperator, k: int, generator: torch.Generator, *, tolerance: float = 1e-3
-) -> Tensor:
+) -> Float64[Tensor, " {k}"]:
     """The k algebraically largest eigenvalues, by ARPACK on products.
 
     Args:
@@ -197,15 +221,17 @@ def top_eigenvalues(
     from scipy.sparse.linalg import eigsh
 
     size = operator.shape[0]
+    drawn = torch.randn(size, generator=generator, dtype=torch.float64)
+    check_finite(operator @ drawn.to(operator.device, operator.dtype), "products with the curvature")
     if k >= size - 1:
         return dense_eigenvalues(operator).flip(0)[:k]
-    start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
+    start = drawn.numpy()
     linear = operator.to_scipy()  # type: ignore[attr-defined]
     found = eigsh(linear, k=k, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
     return torch.as_tensor(found, dtype=torch.float64).sort(descending=True).values
 
 
-def dense_eigenvalues(operator: SymmetricOperator) -> Tensor:
+def dense_eigenvalues(operator: SymmetricOperator) -> Float64[Tensor, " parameters"]:
     """All eigenvalues, from the matrix itself (P products at once): for tiny networks.
 
     Args:
@@ -218,7 +244,7 @@ def dense_eigenvalues(operator: SymmetricOperator) -> Tensor:
     return torch.linalg.eigvalsh(((matrix + matrix.T) / 2).double())
 
 
-def numerical_rank(eigenvalues: Tensor, tolerance: float | None = None) -> int:
+def numerical_rank(eigenvalues: Float[Tensor, " parameters"], tolerance: float | None = None) -> int:
     """Number of |lambda| > tolerance * max |lambda|.
 
     Args:
@@ -235,7 +261,7 @@ def numerical_rank(eigenvalues: Tensor, tolerance: float | None = None) -> int:
 
 
 @torch.no_grad()
-def rank_bound(network: nn.Module, inputs: Tensor) -> tuple[int, int, int]:
+def rank_bound(network: nn.Module, inputs: Float[Tensor, "samples ..."]) -> tuple[int, int, int]:
     """Upper bound of the Hessian's rank by dead units: P - k (I + O + 1) (He et al. 2025, Theorem 6.2).
 
     A dead unit (margin < 0 and output 0 on every input) leaves the loss flat in its I incoming weights, its bias
@@ -289,7 +315,7 @@ class DensityOptions(LossOptions):
 
 def density_quadrature(
     operator: SymmetricOperator, order: int, draws: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float64[Tensor, " nodes"], Float64[Tensor, " nodes"]]:
     """`lanczos` from several directions, joined; weights sum to 1."""
     found: Sequence[tuple[Tensor, Tensor]] = [lanczos(operator, order, generator) for _ in range(draws)]
     return torch.cat([nodes for nodes, _ in found]), torch.cat([weights for _, weights in found]) / draws

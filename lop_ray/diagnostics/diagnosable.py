@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from lop_ray.diagnostics.losses import Batch, Loss
 
 
 class Diagnosable:
-    """Networks in training, and what else diagnostics may ask of it; every answer is by name of network.
+    """Networks in training, and what else diagnostics may ask of it; answers are by name of network.
 
     An algorithm overrides the entries that it has, for the networks that have them; a grid that names a diagnostic
     whose entries its algorithm lacks is refused before anything runs. `DiagnosticSuite.prepare` and `diagnose` do
@@ -53,10 +54,20 @@ class Diagnosable:
         """pi_new(a|s) / pi_old(a|s) [N] on the latest update's batch, under the policy after it."""
         return {}
 
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the latest update learned from, in time order, for those who follow changes of task.
+
+        Returns:
+            Observations [T, N, ...] of N copies over T steps, and [T + 1, N], the task of each step and of the step
+            that follows.
+        """
+        raise NotImplementedError
+
     @classmethod
     def offers(cls) -> frozenset[str]:
-        """The entries of `extra` that this class has: those it overrides, and `before`, which needs networks only."""
-        own = {entry for entry in ENTRIES if getattr(cls, entry) is not getattr(Diagnosable, entry)}
+        """What this class has: the methods it overrides, and `before`, which needs networks only."""
+        names = [*ENTRIES, "steps"]
+        own = {name for name in names if getattr(cls, name) is not getattr(Diagnosable, name)}
         return frozenset(own | {"before"})
 
 

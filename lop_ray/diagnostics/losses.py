@@ -21,20 +21,21 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lop_ray.diagnostics.base import DiagnosticOptions, Subject
+from lop_ray.diagnostics.base import DiagnosticOptions, NonFiniteError, Subject
 
 Batch = Mapping[str, Tensor]
 Loss = Callable[[Tensor, Batch], Tensor]
 
 
-def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
+def cross_entropy(output: Float[Tensor, "samples classes"], batch: Batch) -> Float[Tensor, ""]:
     """Mean of -log softmax(output)[label]; column `labels` [N], int64, and output [N, classes]."""
     return nn.functional.cross_entropy(output, batch["labels"])
 
 
-def squared_error(output: Tensor, batch: Batch) -> Tensor:
+def squared_error(output: Float[Tensor, "samples *outputs"], batch: Batch) -> Float[Tensor, ""]:
     """Mean over rows of ||output - target||^2; column `targets`, of the output's shape [N, ...].
 
     Raises:
@@ -45,14 +46,16 @@ def squared_error(output: Tensor, batch: Batch) -> Tensor:
     return (output - batch["targets"]).square().sum() / len(output)
 
 
-def td_error(output: Tensor, batch: Batch) -> Tensor:
+def td_error(output: Float[Tensor, "samples actions"], batch: Batch) -> Float[Tensor, ""]:
     """Mean of (Q(s, a) - target)^2; columns `actions` [N], int64, and `targets` [N]; output [N, actions]."""
     chosen = output.gather(1, batch["actions"][:, None]).squeeze(1)
     return (chosen - batch["targets"]).square().mean()
 
 
 @torch.no_grad()
-def perturbed_output(network: nn.Module, inputs: Tensor, generator: torch.Generator) -> tuple[Loss, Batch]:
+def perturbed_output(
+    network: nn.Module, inputs: Float[Tensor, "samples ..."], generator: torch.Generator
+) -> tuple[Loss, Batch]:
     """Regression toward the network's own output plus noise: [f(x) - sg f(x) + e]^2, e ~ N(0, 1).
 
     Lyle et al. 2023, Section 4.2: how easily the predictions move in arbitrary directions, whatever the task.
@@ -137,11 +140,13 @@ class Problem:
         """The loss, differentiable in the copy's parameters.
 
         Raises:
-            ValueError: It is not one finite number.
+            ValueError: It is not one number.
+            NonFiniteError: It is not finite.
         """
         value = self.loss(self.network(self.batch["inputs"]), self.batch)
         if value.ndim or not bool(torch.isfinite(value)):
-            raise ValueError(f"the loss must be one finite number, not {value.detach()}")
+            kind = ValueError if value.ndim else NonFiniteError
+            raise kind(f"the loss must be one finite number, not {value.detach()}")
         return value
 
 

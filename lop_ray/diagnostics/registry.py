@@ -28,6 +28,9 @@ _PLACES = {
 }
 """Module and name of each diagnostic; modules load when first used."""
 
+RUN_ONLY = ("boundaries",)
+"""Names that a grid knows as well; they follow a run from update to update, and are no functions of one network."""
+
 
 def find_diagnostic(name: str) -> Diagnostic:
     """The diagnostic called `name`.
@@ -35,8 +38,10 @@ def find_diagnostic(name: str) -> Diagnostic:
     Raises:
         ValueError: There is none; the nearest name is offered.
     """
+    if name in RUN_ONLY:
+        raise ValueError(f"{name} follows a run from update to update: it can only be switched on in a grid")
     if name not in _PLACES:
-        raise ValueError(unknown("diagnostic", name, _PLACES))
+        raise ValueError(unknown("diagnostic", name, [*_PLACES, *RUN_ONLY]))
     module, attribute = _PLACES[name].split(":")
     found = getattr(import_module(f"lop_ray.diagnostics.{module}"), attribute)
     assert isinstance(found, Diagnostic)

@@ -153,6 +153,24 @@ class Checkpoints:
                 passed_over.append(f"Checkpoint {self.location / folder} was passed over: {error}.")
         return None, passed_over
 
+    def valid(self) -> tuple[list[Checkpoint], list[str]]:
+        """All checkpoints whose files are as they were written, for reading; a trial may be writing meanwhile.
+
+        Returns:
+            The checkpoints, oldest first; and for each that was passed over a sentence saying why.
+
+        Raises:
+            CheckpointVersionError: One of them is of another format.
+        """
+        found: list[Checkpoint] = []
+        passed_over: list[str] = []
+        for folder in sorted(self._folders()):
+            try:
+                found.append(self._verified(folder))
+            except DamagedCheckpointError as error:
+                passed_over.append(f"Checkpoint {self.location / folder} was passed over: {error}.")
+        return found, passed_over
+
     def _verified(self, folder: str) -> Checkpoint:
         location = self.location / folder
         marker = self._marker(folder)

@@ -3,6 +3,8 @@
     layers = read_table("results", "ant_grid", "layers", with_trials=True).to_pandas()
     connect("results", "ant_grid").sql("SELECT variant, avg(dead) FROM layers JOIN trials USING (trial_id) GROUP BY 1")
 
+Tables `diagnosed_layers` and its like hold what was measured later, on checkpoints (`lop_ray.results.diagnoses`).
+
 The folders are an ordinary hive-partitioned data set, so any other reader will do. These functions
 add what a raw reader lacks: the declared schema, whichever part comes first, and indifference to
 what a dead process left behind and to parts that a running trial joins meanwhile.
@@ -21,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from lop_ray.results.diagnoses import DIAGNOSED_TABLES, PREFIX, diagnosed_schema, open_diagnosed
 from lop_ray.results.filesystem import Location
 from lop_ray.results.parts import Part, split_superseded, table_folder, trial_folder
 from lop_ray.results.schema import SCHEMAS, check_version, schema_of
@@ -47,6 +50,8 @@ def open_table(
         opens only that trial's parts.
     """
     location = Location.of(results) / grid
+    if table.startswith(PREFIX):
+        return open_diagnosed(location, table, trials)
     schema = schema_of(table)
     paths = _live_paths(location, table, trials)
     if not paths:
@@ -85,7 +90,7 @@ def read_table(
     Returns:
         The rows. While trials run, rows committed during the call may be missing.
     """
-    wanted = list(columns) if columns is not None else schema_of(table).names
+    wanted = list(columns) if columns is not None else _schema(table).names
     read = wanted if not with_trials or "trial_id" in wanted else [*wanted, "trial_id"]
     rows = _read(results, grid, table, read, trials)
     if with_trials:
@@ -109,9 +114,13 @@ def connect(results: str | Path | Location, grid: str) -> duckdb.DuckDBPyConnect
         The connection. For what was written since, connect anew.
     """
     connection = duckdb.connect(":memory:")
-    for table in SCHEMAS:
+    for table in (*SCHEMAS, *DIAGNOSED_TABLES):
         connection.register(table, open_table(results, grid, table))
     return connection
+
+
+def _schema(table: str) -> pa.Schema:
+    return diagnosed_schema(table) if table.startswith(PREFIX) else schema_of(table)
 
 
 def _read(

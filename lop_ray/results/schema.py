@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY = b"lop_ray.schema_version"
 
 STATUSES = ("running", "finished", "diverged", "failed", "stopped")
@@ -117,6 +117,12 @@ _DESCRIPTIONS: dict[str, Columns] = {
         "condition_number": (_FLOAT, "Largest by least singular value of the incoming weights; may be infinite."),
         "weight_rank": (_FLOAT, "Effective rank of the incoming weights."),
         "weight_change": (_FLOAT, "Sum of absolute changes of the incoming weights over this update."),
+        "gradient_norm": (_FLOAT, "L2 norm of the mean loss's gradient in the layer's own parameters."),
+        "gradient_snr": (_FLOAT, "Norm of the mean by the deviation of its per-sample gradients; may be infinite."),
+        "kfac_input_rank": (_FLOAT, "Numerical rank of what the layer reads, samples by inputs."),
+        "kfac_gradient_rank": (_FLOAT, "Numerical rank of the loss's gradients in the layer's outputs, by samples."),
+        "kfac_input_effective_rank": (_FLOAT, "Effective rank of what the layer reads."),
+        "kfac_gradient_effective_rank": (_FLOAT, "Effective rank of the gradients in the layer's outputs."),
     },
     "neurons": _TRIAL_ID
     | _WHEN
@@ -129,6 +135,32 @@ _DESCRIPTIONS: dict[str, Columns] = {
     | {
         "metric": (_TEXT, "What of the probe was measured."),
         "value": (_FLOAT, "The measured value, in the metric's unit."),
+        "reason": (_TEXT, "Why a diagnostic has no numbers, where metric is failed; null otherwise."),
+    },
+    "boundaries": _TRIAL_ID
+    | _WHEN
+    | _WHERE
+    | {
+        "units": (_COUNT, "Units (channels) of the layer."),
+        "samples": (_COUNT, "Observations: the last ones of the old task, and as many first ones of the new."),
+        "adaptation_updates": (_COUNT, "Updates from the first with a step of the new task to this one, inclusive."),
+        **{
+            f"{moment}_{column}": (kind, f"{what} of {weights} on the {task} task's observations.")
+            for moment, weights, task in (
+                ("old", "the old weights", "old"),
+                ("predictive", "the old weights", "new"),
+                ("actual", "the new weights", "new"),
+            )
+            for column, kind, what in (
+                ("dead", _COUNT, "Units with margin < 0"),
+                ("at_risk", _COUNT, "Units with 0 <= margin < 0.1"),
+                ("mean_margin", _FLOAT, "Mean margin"),
+            )
+        },
+        "killed_by_shift": (_COUNT, "Units of the old weights alive on the old observations and dead on the new."),
+        "revived_by_shift": (_COUNT, "Units of the old weights dead on the old observations and alive on the new."),
+        "killed_by_adaptation": (_COUNT, "Units alive with the old weights and dead with the new, on the new task."),
+        "revived_by_adaptation": (_COUNT, "Units dead with the old weights and alive with the new, on the new task."),
     },
     "spectra": _TRIAL_ID
     | _WHEN

@@ -11,12 +11,14 @@ SMALL = ("ant.num_envs=4", "ppo.batch_size=256", "ppo.minibatch_size=64", "ppo.n
 EAGER = {  # interventions that act within a few gradient steps
     "cbp": {"cbp": {"maturity_threshold": 3, "replacement_rate": 0.01}},
     "redo": {"redo": {"threshold": 0.5, "period": 3}},
+    "injection": {"plasticity_injection": {"when": "update", "every": 2}},
+    "c_chain": {"c_chain": {"warm_up": 2, "networks": ["policy", "value"]}},
 }
 TIMES = ("sample_s", "learn_s", "diagnose_s", "wall_s")
 
 
 def small_trial(variant: str = "std", seed: int = 0, flags: tuple[str, ...] = ()) -> TrialSpec:
-    grid = load_grid("ant_grid", [parse_assignment(flag) for flag in (*SMALL, *flags)])
+    grid = load_grid("ant_grid", [parse_assignment(flag) for flag in (f"grid.variant=[{variant}]", *SMALL, *flags)])
     trial = make_trials(grid, [variant], [seed])[0]
     return trial.model_copy(update={"interventions": EAGER[variant]}) if variant in EAGER else trial
 

@@ -16,6 +16,7 @@ from tests.algorithms.small import small_trial, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 VARIANTS = ["std", "ns", "l2", "cbp", "redo", "layernorm", "specnorm"]
+VARIANTS += ["crelu", "injection", "adamrel", "upgd", "c_chain"]
 
 
 def assert_same_weights(a, b):
@@ -50,7 +51,7 @@ def test_same_with_remote_env_runners():
 
 
 def test_diagnostics_and_cores_change_nothing():
-    _, plain = train(small_trial("cbp", flags=("diagnostics={}",)), 4)
+    _, plain = train(small_trial("cbp", flags=("diagnostics=null",)), 4)
     _, diagnosed = train(small_trial("cbp"), 4)
     _, two_cores = train(small_trial("cbp", flags=("resources.cpus=2",)), 4)
     assert_same_weights(plain, diagnosed)

@@ -100,15 +100,13 @@ def test_interventions_act_after_the_update_and_the_next_sampling_has_their_weig
 
 
 def test_remote_env_runners_change_together_and_give_the_same_tasks(told):
-    here, _ = train(trial_of(ONCE), 6)
+    trial = trial_of(ONCE, "resources.env_runners=2")
+    rows, end = train(trial, 5)
+    assert [each["updates"][0]["task"] for each in rows] == [(256 * u - 4) // 600 for u in range(1, 6)]
     assert told == [1, 2]
     told.clear()
-    rows, end = train(trial_of(ONCE, "resources.env_runners=2"), 6)
-    assert [each["updates"][0]["task"] for each in rows] == [each["updates"][0]["task"] for each in here]
-    assert told == [1, 2]
-    told.clear()
-    first, middle = train(trial_of(ONCE, "resources.env_runners=2"), 3)
-    second, resumed_end = train(trial_of(ONCE, "resources.env_runners=2"), 3, state=middle)
+    first, middle = train(trial, 3)
+    second, resumed_end = train(trial, 2, state=middle)
     assert repr(rows) == repr(first + second)
     assert_same_weights(end, resumed_end)
     assert told == [1, 2]
@@ -129,6 +127,17 @@ def test_variants_of_a_seed_see_the_same_frictions_and_seeds_others():
     assert std[0, 0, 0] != std[2, 0, 0]
     np.testing.assert_array_equal(std, frictions("ns", 0))
     assert (std != frictions("std", 1)).all()
+
+
+@pytest.mark.parametrize(("grid", "problem"), [("hopper_grid", "hopper"), ("walker_grid", "walker2d")])
+def test_bodies_in_a_plane_train_and_resume(grid, problem):
+    flags = (f"{problem}.num_envs=4", "ppo.batch_size=256", "ppo.minibatch_size=64", "ppo.num_epochs=2")
+    trial = make_trials(load_grid(grid, [parse_assignment(flag) for flag in flags]), ["ns"], [0])[0]
+    straight, end = train(trial, 2)
+    first, middle = train(trial, 1)
+    second, resumed_end = train(trial, 1, state=middle)
+    assert repr(straight) == repr(first + second)
+    assert_same_weights(end, resumed_end)
 
 
 def test_same_task_again_fires_and_leaves_training_as_without_a_change(told):

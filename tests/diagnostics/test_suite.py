@@ -1,4 +1,5 @@
 import copy
+import typing
 
 import numpy as np
 import pydantic
@@ -8,8 +9,10 @@ from torch import nn
 
 from lop_ray.diagnostics import DIAGNOSTICS, DiagnosticSuite
 from lop_ray.diagnostics.losses import squared_error
+from lop_ray.diagnostics.ranks import RankName
 from lop_ray.diagnostics.registry import find_diagnostic
 from lop_ray.networks import MLP, NetworkOptions
+from lop_ray.results import Store, read_table, schema_of
 
 DEFAULT = {"margins": {}, "dormant": {}, "ranks": {}, "weights": {}}
 
@@ -158,6 +161,36 @@ def test_all_diagnostics_fill_their_tables_for_the_networks_that_have_what_they_
     assert all(row.keys() == {"network", "probe", "metric", "value"} for row in rows.probes)
     assert all(row.keys() == {"network", "spectrum", "layer", "x", "y"} for row in rows.spectra)
     assert all(row.keys() == rows.layers[0].keys() for row in rows.layers)
+
+
+MOST: dict[str, dict[str, object]] = {  # what writes more columns and rows than the defaults
+    "margins": {"neurons_every": 1},
+    "ranks": {"kinds": typing.get_args(RankName), "spectra_every": 1},
+    "weight_spectrum": {"store": True},
+    "input_curvature": {"store": True},
+}
+
+
+def test_every_column_of_every_diagnostic_is_in_the_store(tmp_path):
+    nets, seen = networks(), observations()
+    written = {}
+    for kind in ("functions", "labels"):
+        options = {name: {**values, **MOST.get(name, {})} for name, values in ALL.items()}
+        options["probe"] |= {"kind": kind}
+        suite = DiagnosticSuite(options)
+        rows = suite.measure(update=1, networks=nets, observations=seen, extra=everything_wanted(nets, seen))
+        trial = Store(tmp_path, kind).trial_writer("t1")
+        for table, some in rows.tables().items():
+            trial.append_many(table, [{"update": 1, "env_steps": 50, "task": 0, **row} for row in some])
+        trial.close()
+        for table, some in rows.tables().items():
+            back = read_table(tmp_path, kind, table).to_pylist()
+            for row, expected in zip(back, some, strict=True):
+                assert repr({key: row[key] for key in expected}) == repr(expected)  # repr: NaN equals NaN
+            written[table] = written.get(table, set()) | {key for row in some for key in row}
+    assert set(written) == {"layers", "neurons", "probes", "spectra"}
+    # And no column of `layers` that no diagnostic fills.
+    assert written["layers"] == set(schema_of("layers").names) - {"trial_id", "update", "env_steps", "task"}
 
 
 def test_measuring_twice_gives_the_same_rows():

@@ -1,8 +1,10 @@
 """The declared tables: what others rely on is there, described, and versioned."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from lop_ray.results import Store, read_table
 from lop_ray.results.schema import (
     SCHEMA_VERSION,
     SCHEMAS,
@@ -23,6 +25,9 @@ PROMISED = {
     "activity stable_rank effective_rank feature_rank weight_magnitude weight_change activation_rate",
     "neurons": "trial_id update network layer margin",
     "probes": "trial_id update env_steps task probe metric value network layer",
+    "boundaries": "trial_id update env_steps task network layer units samples old_dead old_at_risk old_mean_margin "
+    "predictive_dead predictive_at_risk predictive_mean_margin actual_dead actual_at_risk actual_mean_margin "
+    "killed_by_shift killed_by_adaptation revived_by_shift revived_by_adaptation",
     "spectra": "trial_id update env_steps task network layer spectrum x y",
 }
 
@@ -58,3 +63,23 @@ def test_a_newer_schema_is_refused():
     check_version({VERSION_KEY: str(SCHEMA_VERSION).encode()}, "part")
     with pytest.raises(SchemaVersionError, match="part has schema version 99, this lop_ray knows up to"):
         check_version({VERSION_KEY: b"99"}, "part")
+
+
+def test_parts_of_an_older_schema_read_as_null_in_columns_that_came_later(place):
+    table = schema_of("layers")
+    later = ["gradient_norm", "gradient_snr", "kfac_input_rank", "kfac_gradient_effective_rank"]
+    older = pa.schema([field for field in table if field.name not in later], metadata={VERSION_KEY: b"1"})
+    rows = pa.Table.from_pylist([{"trial_id": "t1", "update": 1, "network": "policy", "layer": 0, "dead": 3}], older)
+    store = Store(place, "grid")
+    with store.location.atomic_file("data/layers/trial_id=t1/part-00000000-00000000.parquet") as file:
+        pq.write_table(rows, file)
+    trial = store.trial_writer("t1")
+    trial.rewind(1)
+    trial.append("layers", {"update": 2, "network": "policy", "layer": 0, "dead": 4, "gradient_norm": 0.5})
+    for finish in (trial.commit, trial.join):
+        finish()
+        back = read_table(place, "grid", "layers", columns=["update", "dead", *later[:2]]).to_pylist()
+        assert back == [
+            {"update": 1, "dead": 3, "gradient_norm": None, "gradient_snr": None},
+            {"update": 2, "dead": 4, "gradient_norm": 0.5, "gradient_snr": None},
+        ]

@@ -20,6 +20,8 @@ from lop_ray.algorithms.ppo.learner import PlasticityLearner
 from lop_ray.algorithms.ppo.module import ActorCritic
 from lop_ray.algorithms.ppo.options import PPOOptions
 from lop_ray.algorithms.spec import TrialSpec
+from lop_ray.algorithms.training import Rows
+from lop_ray.diagnostics import DiagnosticSuite
 from lop_ray.problems import make_problem
 
 _ENV = "lop_ray_problem"
@@ -108,7 +110,15 @@ class PlasticityPPOConfig(PPOConfig):
 
 
 class PlasticityPPO(PPO):
-    """RLlib's PPO with our env runner, module and learner."""
+    """RLlib's PPO with our env runner, module and learner.
+
+    `diagnostics` is set by the callback that runs them (None where none does), as are the rows and seconds of the
+    latest update.
+    """
+
+    diagnostics: DiagnosticSuite | None = None
+    diagnostic_rows: Rows = {}  # noqa: RUF012  replaced, never changed
+    diagnose_s = 0.0
 
     @classmethod
     @override(PPO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +44,7 @@ class PPODiagnosis(Diagnosable):
 
     def prepare(self, entries: frozenset[str]) -> None:
         """Has the learner keep the coming update's batch if it will be asked for."""
-        self._learner.keep_batch = bool(entries & {"batches", "ratios"})
+        self._learner.keep_batch = bool(entries & {"batches", "ratios", "steps"})
 
     def initial(self) -> Mapping[str, nn.Module]:
         """Built again from the trial's seed, interventions' changes included; once, then kept."""
@@ -94,6 +95,14 @@ class PPODiagnosis(Diagnosable):
         with evaluation_mode(network):
             logp = self._distribution(network(batch["inputs"])).logp(batch["actions"])
         return {"policy": (logp - batch["logp"]).exp()}
+
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The fragments of the latest update, copies of all env runners side by side."""
+        fragments = self._learner.kept_fragments
+        tasks = [np.concatenate([fragment.tasks, fragment.task[None]]) for fragment in fragments]
+        if len(fragments) == 1:
+            return fragments[0].obs, tasks[0]
+        return np.concatenate([fragment.obs for fragment in fragments], 1), np.concatenate(tasks, 1)
 
     def _distribution(self, mean: Tensor) -> DiagonalGaussian:
         module = self._learner.actor_critic

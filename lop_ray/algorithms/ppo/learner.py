@@ -24,6 +24,7 @@ from lop_ray.algorithms.ppo.batch import (
     FragmentsToBatch,
     explained_variance,
 )
+from lop_ray.algorithms.ppo.fragment import Fragment
 from lop_ray.algorithms.ppo.loss import policy_loss, ratio_statistics, value_loss
 from lop_ray.algorithms.ppo.module import ACTION_DISTRIBUTION, ActorCritic
 from lop_ray.algorithms.ppo.options import PPOOptions
@@ -44,7 +45,7 @@ class PlasticityLearner(PPOTorchLearner):
     `forward_train`, `compute_losses`, `compute_gradients`, `postprocess_gradients` and `apply_gradients`.
 
     `last_update` holds the scalars of the latest update, `learn_s` its seconds. While `keep_batch` is set, `kept_batch`
-    holds the columns of the latest update's batch.
+    holds the columns of the latest update's batch, and `kept_fragments` what it was made of.
     """
 
     def __init__(self, **kwargs: Any):
@@ -57,6 +58,7 @@ class PlasticityLearner(PPOTorchLearner):
         self._shuffle = torch_generator(self.trial.seed, "minibatches")
         self.keep_batch = False
         self.kept_batch: dict[str, Tensor] = {}
+        self.kept_fragments: list[Fragment] = []
         self._last_epoch: list[Tensor] = []
         self._inputs = torch.empty(0)
         self._keep_statistics = False
@@ -88,7 +90,13 @@ class PlasticityLearner(PPOTorchLearner):
         parameters = self.get_parameters(self._module[module_id])
         self.register_optimizer(
             module_id=module_id,
-            optimizer=make_optimizer(parameters, self.trial.optimizer, self.options.lr),
+            optimizer=make_optimizer(
+                parameters,
+                self.trial.optimizer,
+                self.options.lr,
+                networks=self.actor_critic.networks().values(),
+                seed=self.trial.seed,
+            ),
             params=parameters,
             lr_or_lr_schedule=self.options.lr,
         )
@@ -102,6 +110,7 @@ class PlasticityLearner(PPOTorchLearner):
         """
         start = time.perf_counter()
         kwargs.pop("shuffle_batch_per_epoch", None)
+        self.kept_fragments = kwargs["training_data"].episodes if self.keep_batch else []
         torch.set_num_threads(self.trial.resources.cpus)
         try:
             results = super().update(*args, num_epochs=1, minibatch_size=None, **kwargs)
@@ -157,7 +166,7 @@ class PlasticityLearner(PPOTorchLearner):
 
     @override(PPOTorchLearner)
     def compute_loss_for_module(
-        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Tensor]
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """Policy + c_v value - c_e entropy + the interventions' penalties, over one minibatch."""
         options = self.options

@@ -12,9 +12,9 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
 from lop_ray.algorithms.ppo.distributions import DiagonalGaussian
+from lop_ray.algorithms.ppo.networks import draw_networks
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.interventions import make_interventions
-from lop_ray.networks import MLP
 from lop_ray.seeding import torch_generator
 
 ACTION_DISTRIBUTION = "action_distribution"
@@ -42,11 +42,7 @@ class ActorCritic(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
     def _draw(self, seed: int) -> dict[str, nn.Module]:
         """The networks by name, with weights of `seed` and without any intervention's changes."""
         trial: TrialSpec = self.model_config["trial"]
-        observations, actions = self.observation_space.shape[0], self.action_space.shape[0]
-        return {
-            "policy": MLP(observations, actions, trial.network, seed=seed, name="policy"),
-            "value": MLP(observations, 1, trial.network, seed=seed, name="value"),
-        }
+        return draw_networks(trial, self.observation_space.shape, self.action_space.shape[0], seed)
 
     def fresh_networks(self, generator: torch.Generator) -> dict[str, nn.Module]:
         """Newly drawn networks by name, on the CPU, as these were before the interventions changed them."""

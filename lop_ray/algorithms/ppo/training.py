@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,8 @@ class PPOTraining:
     Args:
         trial: What to train.
         callbacks: RLlib callback classes. One that leaves `diagnostic_rows` (rows by table) and
-            `diagnose_s` on the algorithm in `on_train_result` has them written with the update.
+            `diagnose_s` on the algorithm in `on_train_result` has them written with the update. One that leaves
+            `diagnostics` there in `on_algorithm_init` has them prepared before every update and their state saved.
 
     Rows carry the latest task of the batch's last step. When the env copies have moved on to a later task, the
     interventions are told at the end of the update: after the gradient steps on what the old weights sampled, and
@@ -53,6 +55,10 @@ class PPOTraining:
         """One iteration of the algorithm: sample, learn, diagnose."""
         algorithm = self.algorithm
         algorithm.diagnostic_rows, algorithm.diagnose_s = {}, 0.0
+        if algorithm.diagnostics is not None:  # not in a callback after the last update: tasks change after those
+            start = time.perf_counter()
+            algorithm.diagnostics.prepare(self.updates + 1, algorithm.diagnosis)
+            algorithm.diagnose_s = time.perf_counter() - start
         before = self.env_steps
         algorithm.train()
         self.updates += 1
@@ -129,6 +135,7 @@ class PPOTraining:
             "task": self.task,
             "learner": self.learner.get_state(),
             "runners": dict(runners),
+            "diagnostics": {} if self.algorithm.diagnostics is None else self.algorithm.diagnostics.state_dict(),
         }
         return {"training.pt": _to_bytes(training), "networks.pt": _to_bytes(networks)}
 
@@ -140,6 +147,10 @@ class PPOTraining:
         self.algorithm._iteration = state["updates"]
         self.learner.set_state(state["learner"])
         self._send_weights()
+        if self.algorithm.diagnostics is not None:
+            self.algorithm.diagnostics.load_state_dict(
+                state.get("diagnostics", {}), self.learner.actor_critic.networks()
+            )
         runners = state["runners"]
         self.algorithm.env_runner_group.foreach_env_runner(
             lambda runner: runner.set_state(runners[runner.worker_index or 0]),
