@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 from annotated_types import Gt, Lt
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lop_ray.diagnostics.base import Diagnostic, Findings, ObservingOptions, Row, Subject, check_finite, check_samples
@@ -14,7 +15,7 @@ from lop_ray.networks import by_unit, record
 
 
 @torch.no_grad()
-def never_active(activations: Tensor) -> Tensor:
+def never_active(activations: Float[Tensor, "samples units *positions"]) -> Bool[Tensor, " units"]:
     """Units whose output is exactly 0 on every sample.
 
     The "dead" units of Dohare et al. 2024's supervised problems (over 2,000 samples there), and the
@@ -33,7 +34,7 @@ def never_active(activations: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sparsity(activations: Tensor) -> float:
+def sparsity(activations: Float[Tensor, "samples units *positions"]) -> float:
     """Share of outputs that are exactly 0 (`dead_units` of Juliani & Ash 2024's code).
 
     Args:
@@ -43,11 +44,12 @@ def sparsity(activations: Tensor) -> float:
         In [0, 1].
     """
     check_samples(activations, "activations")
+    check_finite(activations.abs().amax(), "activations")
     return 1.0 - float(torch.count_nonzero(activations)) / activations.numel()
 
 
 @torch.no_grad()
-def saturation(pre_activations: Tensor, beyond: float = 2.0) -> float:
+def saturation(pre_activations: Float[Tensor, "samples units *positions"], beyond: float = 2.0) -> float:
     """Share of pre-activations with |z| > 2, where tanh has lost 93 % of its slope (simple-lop).
 
     Args:
@@ -58,11 +60,12 @@ def saturation(pre_activations: Tensor, beyond: float = 2.0) -> float:
         In [0, 1].
     """
     check_samples(pre_activations, "pre-activations")
+    check_finite(pre_activations.abs().amax(), "pre-activations")
     return float((pre_activations.abs() > beyond).double().mean())
 
 
 @torch.no_grad()
-def duplicates(activations: Tensor, correlation: float = 0.95) -> Tensor:
+def duplicates(activations: Float[Tensor, "samples units *positions"], correlation: float = 0.95) -> Bool[Tensor, " units"]:
     """Units whose outputs have |Pearson correlation| > 0.95 with those of an earlier unit (simple-lop).
 
     A unit that never varies has no correlation and is no duplicate.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import (
@@ -66,12 +67,12 @@ def layer_parameters(network: nn.Module, layer: HiddenLayer) -> list[str]:
     return [name for name, parameter in network.named_parameters() if id(parameter) in own]
 
 
-def norm(tensors: Iterable[Tensor]) -> float:
+def norm(tensors: Iterable[Float[Tensor, "..."]]) -> float:
     """Root of the sum of squares over several tensors."""
     return float(torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt())
 
 
-def signal_to_noise(gradients: Iterable[Tensor]) -> float:
+def signal_to_noise(gradients: Iterable[Float[Tensor, "samples ..."]]) -> float:
     """||mean_i g_i|| / sqrt(mean_i ||g_i - mean g||^2) of per-sample gradients g_i.
 
     Args:
@@ -82,16 +83,20 @@ def signal_to_noise(gradients: Iterable[Tensor]) -> float:
     """
     signal, noise = 0.0, 0.0
     for part in gradients:
-        rows = part.flatten(1).double()
-        mean = rows.mean(0)
+        rows = part.flatten(1)
+        mean = rows.mean(0, dtype=torch.float64)
         signal += float(mean.square().sum())
-        noise += float((rows - mean).square().sum()) / len(rows)
+        # In blocks, and deviations from the mean: in one piece these are gigabytes, and squares less squares cancel.
+        noise += sum(float((some - mean).square().sum()) for some in rows.split(32)) / len(rows)
+    check_finite(torch.tensor([signal, noise]), "per-sample gradients")
     if noise == 0:
         return float("inf") if signal else 0.0
     return (signal / noise) ** 0.5
 
 
-def gradient_covariance(gradients: Iterable[Tensor]) -> Tensor:
+def gradient_covariance(
+    gradients: Iterable[Float[Tensor, "samples ..."]],
+) -> Float64[Tensor, "samples samples"]:
     """Lyle et al. 2023, eq. 3: C[i, j] = <g_i, g_j> / (||g_i|| ||g_j||).
 
     A sample whose gradient is 0 has no direction; its row, column and diagonal entry are 0.
@@ -110,7 +115,7 @@ def gradient_covariance(gradients: Iterable[Tensor]) -> Tensor:
     return (gram * inverse[:, None] * inverse).clamp(-1, 1)
 
 
-def negative_share(covariance: Tensor) -> float:
+def negative_share(covariance: Float[Tensor, "samples samples"]) -> float:
     """Share of off-diagonal entries of C_k that are negative: interference between samples.
 
     Args:
@@ -125,7 +130,7 @@ def negative_share(covariance: Tensor) -> float:
     return float((covariance < 0).sum() - (covariance.diagonal() < 0).sum()) / (k * (k - 1))
 
 
-def covariance_effective_rank(covariance: Tensor) -> float:
+def covariance_effective_rank(covariance: Float[Tensor, "samples samples"]) -> float:
     """exp(H(lambda / sum lambda)) of the eigenvalues of C_k: few directions give few.
 
     Args:
@@ -137,7 +142,9 @@ def covariance_effective_rank(covariance: Tensor) -> float:
     return effective_rank(torch.linalg.eigvalsh(covariance).clamp(min=0))
 
 
-def order_by_kmeans(covariance: Tensor, clusters: int = 10, seed: int = 0) -> Tensor:
+def order_by_kmeans(
+    covariance: Float[Tensor, "samples samples"], clusters: int = 10, seed: int = 0
+) -> Int[Tensor, " samples"]:
     """An order of the samples that puts similar rows of C_k side by side, for the heat map.
 
     k-means on the rows (Lyle et al. 2023, Appendix A.1: k = 10 for the ten states of their problem). Clusters
@@ -211,7 +218,7 @@ def measure_gradient_covariance(subject: Subject, options: CovarianceOptions) ->
     return found
 
 
-def churn(before: Tensor, after: Tensor) -> float:
+def churn(before: Float[Tensor, "samples *outputs"], after: Float[Tensor, "samples *outputs"]) -> float:
     """Mean over samples of ||f'(x) - f(x)||_2, f and f' the outputs before and after an update.
 
     Args:
@@ -221,10 +228,12 @@ def churn(before: Tensor, after: Tensor) -> float:
     Returns:
         The mean distance.
     """
-    return float(torch.linalg.vector_norm((after - before).flatten(1).double(), dim=1).mean())
+    moved = torch.linalg.vector_norm((after - before).flatten(1).double(), dim=1)
+    check_finite(moved, "outputs before or after the update")
+    return float(moved.mean())
 
 
-def greedy_churn(before: Tensor, after: Tensor) -> float:
+def greedy_churn(before: Float[Tensor, "samples outputs"], after: Float[Tensor, "samples outputs"]) -> float:
     """Share of samples whose largest output is another one after the update (Schaul et al. 2022, policy churn).
 
     Args:
@@ -234,6 +243,7 @@ def greedy_churn(before: Tensor, after: Tensor) -> float:
     Returns:
         In [0, 1].
     """
+    check_finite(torch.maximum(before.abs(), after.abs()).amax(), "outputs before or after the update")
     return float((before.argmax(1) != after.argmax(1)).double().mean())
 
 
@@ -256,7 +266,7 @@ def measure_churn(subject: Subject, options: ChurnOptions) -> Findings:
     return found
 
 
-def trust_region_excess(ratios: Tensor, clip: float = 0.2) -> float:
+def trust_region_excess(ratios: Float[Tensor, " samples"], clip: float = 0.2) -> float:
     """Share of probability ratios outside [1 - clip, 1 + clip] at the end of an update.
 
     Args:

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt
+from jaxtyping import Float64
 from torch import Tensor
 
-from lop_ray.diagnostics.base import Diagnostic, Findings, Subject
+from lop_ray.diagnostics.base import Diagnostic, Findings, Subject, check_finite
 from lop_ray.diagnostics.losses import LossOptions, Problem
 
 Form = Literal["trace", "published"]
@@ -21,7 +22,7 @@ def input_curvature(
     step: float = 1e-3,
     directions: int = 10,
     form: Form = "trace",
-) -> Tensor:
+) -> Float64[Tensor, " samples"]:
     """Curvature of every row's loss in its input, by finite differences along random signs v in {-1, 1}^d.
 
     With H = d^2 l / dx^2 and D(v) = grad l(x + h v) - grad l(x), which is close to h H v:
@@ -48,6 +49,7 @@ def input_curvature(
         difference = _input_gradients(problem, inputs + step * signs) - start
         length = torch.linalg.vector_norm(difference.flatten(1).double(), dim=1)
         found += (length / step).square() if form == "trace" else length
+    check_finite(found, "gradients in the inputs")
     return found / directions
 
 

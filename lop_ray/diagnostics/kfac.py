@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import Diagnostic, Findings, Row, Subject
@@ -28,8 +29,8 @@ class Factors:
         gradients: [M, out], gradients of each row's loss with respect to the layer's outputs.
     """
 
-    inputs: Tensor
-    gradients: Tensor
+    inputs: Float[Tensor, "rows inputs"]
+    gradients: Float[Tensor, "rows outputs"]
 
 
 def kfac_factors(problem: Problem) -> list[Factors]:

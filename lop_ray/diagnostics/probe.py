@@ -6,7 +6,8 @@ From a copy of the weights and of the optimiser, the network is trained toward r
 
 with omega_0 drawn like the network's own first weights; plasticity is P = b - E[final loss], with b the targets'
 variance. The copies, one a target, train as one batched network: parameters are stacked [K, ...], one optimiser
-steps all of them, and every step reads one minibatch for all; see `batched.py`.
+steps all of them, and every step reads one minibatch for all. Large networks train in several smaller stacks, or in
+turn, to the same numbers; see `batched.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import Diagnostic, Findings, ObservingOptions, Subject, check_finite
-from lop_ray.diagnostics.batched import batched_forward, copies_at_once, stacked_optimizer
+from lop_ray.diagnostics.batched import copies_at_once, copies_of, is_elementwise, stacked_optimizer
 from lop_ray.networks import Initialiser, hidden_layers, trainable_weight
 
 
@@ -55,8 +57,12 @@ def fresh_network(network: nn.Module, generator: torch.Generator) -> nn.Module:
 
 @torch.no_grad()
 def random_function_targets(
-    network: nn.Module, inputs: Tensor, count: int, generator: torch.Generator, frequency: float = 1e5
-) -> Tensor:
+    network: nn.Module,
+    inputs: Float[Tensor, "samples ..."],
+    count: int,
+    generator: torch.Generator,
+    frequency: float = 1e5,
+) -> Float[Tensor, "{count} samples outputs"]:
     """Targets a + sin(frequency f(x; omega_k)) of `count` random functions (Lyle et al. 2023, Section 3.1).
 
     Args:
@@ -74,7 +80,9 @@ def random_function_targets(
     return offset + torch.stack([torch.sin(frequency * function(inputs)) for function in functions])
 
 
-def random_label_targets(classes: int, samples: int, count: int, generator: torch.Generator) -> Tensor:
+def random_label_targets(
+    classes: int, samples: int, count: int, generator: torch.Generator
+) -> Int64[Tensor, "{count} {samples}"]:
     """Labels drawn uniformly, for the capacity probe of classifiers (Zhang et al. 2017).
 
     Returns:
@@ -95,11 +103,11 @@ class ProbeResult:
         accuracy: [K], share of labels learned; None for regression.
     """
 
-    initial: Tensor
-    final: Tensor
-    curves: Tensor
-    baseline: Tensor
-    accuracy: Tensor | None = None
+    initial: Float[Tensor, " copies"]
+    final: Float[Tensor, " copies"]
+    curves: Float[Tensor, "copies points"]
+    baseline: Float[Tensor, " copies"]
+    accuracy: Float[Tensor, " copies"] | None = None
 
     @property
     def plasticity(self) -> float:
@@ -109,8 +117,8 @@ class ProbeResult:
 
 def train_copies(
     network: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Float[Tensor, "samples ..."],
+    targets: Float[Tensor, "copies targeted outputs"] | Int64[Tensor, "copies targeted"],
     make_optimizer: Callable[[Sequence[Tensor]], torch.optim.Optimizer],
     generator: torch.Generator,
     *,
@@ -119,14 +127,15 @@ def train_copies(
     points: int = 100,
     at_once: int | None = None,
 ) -> ProbeResult:
-    """Trains one copy of `network` toward each of K targets, as one batched network.
+    """Trains one copy of `network` toward each of K targets, as one batched network or several.
 
     Args:
         network: Left as it is; copies train in evaluation mode (no dropout, fixed statistics).
         inputs: [N, ...].
         targets: [K, N, outputs] for regression (mean squared error over samples and outputs), or [K, N] int64
             labels (cross-entropy).
-        make_optimizer: From the stacked parameters, in the order of `network.parameters()`, to their optimiser.
+        make_optimizer: From the stacked parameters, in the order of `network.parameters()`, to their optimiser. They
+            are [K, *shape] for K copies in a stack, and of the parameters' own shapes for one copy alone.
         generator: Draws the minibatches (CPU), with replacement and the same for all copies.
         steps: Optimiser steps.
         batch_size: Minibatch.
@@ -144,11 +153,11 @@ def train_copies(
         raise ValueError(f"targets for {targets.shape[1]} samples, but {len(inputs)} inputs")
     model = copy.deepcopy(network).eval()
     if at_once is None:
-        at_once = copies_at_once(sum(p.numel() for p in model.parameters()), batch_size, inputs.device)
+        at_once = copies_at_once(model, len(targets), inputs[:1], min(batch_size, len(inputs)))
     rows = torch.randint(len(inputs), (steps, min(batch_size, len(inputs))), generator=generator).to(inputs.device)
     groups = [
         _train_group(model, inputs, group, make_optimizer, rows, min(points, steps))
-        for group in targets.split(at_once or len(targets))
+        for group in targets.tensor_split(math.ceil(len(targets) / at_once))
     ]
     if len(groups) == 1:
         return groups[0]
@@ -171,13 +180,8 @@ def _train_group(
     points: int,
 ) -> ProbeResult:
     labels, copies, steps = not targets.is_floating_point(), len(targets), len(rows_of_all_steps)
-    stacked = {
-        name: p.detach().repeat(copies, *[1] * p.ndim).view(copies, *p.shape) for name, p in model.named_parameters()
-    }
-    for leaf in stacked.values():
-        leaf.requires_grad_(True)
-    optimizer = make_optimizer(list(stacked.values()))
-    forward = batched_forward(model, stacked, inputs[:2])
+    leaves, forward = copies_of(model, copies, inputs[:2])
+    optimizer = make_optimizer(leaves)
 
     def losses(outputs: Tensor, wanted: Tensor) -> Tensor:
         if labels:
@@ -247,10 +251,12 @@ def measure_probe(subject: Subject, options: ProbeOptions) -> Findings:
     else:
         targets = random_function_targets(frozen, inputs, options.targets, targets_generator)
 
+    trained_by = subject.of_network("optimizers") if options.optimizer == "training" else None
+
     def make_optimizer(stacked: Sequence[Tensor]) -> torch.optim.Optimizer:
-        if options.optimizer == "adam":
+        if trained_by is None:
             return torch.optim.Adam(list(stacked), lr=options.lr, fused=True)
-        return stacked_optimizer(subject.of_network("optimizers"), list(network.parameters()), stacked)
+        return stacked_optimizer(trained_by, list(network.parameters()), stacked)
 
     result = train_copies(
         frozen,
@@ -261,6 +267,7 @@ def measure_probe(subject: Subject, options: ProbeOptions) -> Findings:
         steps=options.steps,
         batch_size=options.batch_size,
         points=options.points,
+        at_once=None if trained_by is None or is_elementwise(trained_by) else 1,  # else copies would mix
     )
     name, found = f"probe_{options.kind}", Findings()
     if not bool(torch.isfinite(result.final).all()):

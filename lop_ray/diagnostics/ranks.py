@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Len, Lt
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from lop_ray.diagnostics.base import (
@@ -32,11 +33,13 @@ from lop_ray.diagnostics.base import (
     check_finite,
     check_samples,
 )
-from lop_ray.networks import by_unit
+from lop_ray.networks import by_unit, projections_of
 
 
 @torch.no_grad()
-def singular_values(features: Tensor, *, exact: bool = False) -> Tensor:
+def singular_values(
+    features: Float[Tensor, "samples features *positions"], *, exact: bool = False
+) -> Float64[Tensor, " values"]:
     """Singular values of a feature matrix, largest first.
 
     Args:
@@ -71,7 +74,7 @@ def singular_values(features: Tensor, *, exact: bool = False) -> Tensor:
     return torch.nn.functional.pad(found, (0, count - len(found)))
 
 
-def _lower_gram(rows: Tensor) -> Tensor:
+def _lower_gram(rows: Float[Tensor, "samples features"]) -> Float64[Tensor, "features features"]:
     """X^T X [D, D] in float64, lower triangle (all that `eigvalsh` reads), by cache-sized blocks of X [N, D]."""
     width = rows.shape[1]
     gram = rows.new_zeros(width, width, dtype=torch.float64)
@@ -82,7 +85,7 @@ def _lower_gram(rows: Tensor) -> Tensor:
     return gram
 
 
-def stable_rank(sigma: Tensor, share: float = 0.99) -> int:
+def stable_rank(sigma: Float[Tensor, " values"], share: float = 0.99) -> int:
     """The reference's stable rank: least k with sum_{i<=k} sigma_i >= share * sum_i sigma_i.
 
     The singular values are not squared (`compute_abs_approximate_rank` of loss-of-plasticity; plotted in
@@ -99,7 +102,7 @@ def stable_rank(sigma: Tensor, share: float = 0.99) -> int:
     return _count_to_share(sigma, share)
 
 
-def effective_rank(sigma: Tensor) -> float:
+def effective_rank(sigma: Float[Tensor, " values"]) -> float:
     """Roy & Vetterli 2007: exp(H(p)), p_i = sigma_i / sum sigma, H the Shannon entropy in nats, 0 log 0 = 0.
 
     Args:
@@ -114,7 +117,7 @@ def effective_rank(sigma: Tensor) -> float:
     return float(torch.special.entr(sigma / total).sum().exp())
 
 
-def feature_rank(sigma: Tensor, samples: int, threshold: float = 0.01) -> int:
+def feature_rank(sigma: Float[Tensor, " values"], samples: int, threshold: float = 0.01) -> int:
     """Lyle et al. 2022: number of singular values of X / sqrt(N) above a threshold.
 
     Args:
@@ -128,7 +131,7 @@ def feature_rank(sigma: Tensor, samples: int, threshold: float = 0.01) -> int:
     return int((sigma / math.sqrt(samples) > threshold).sum())
 
 
-def pca_rank(sigma: Tensor, share: float = 0.99) -> int:
+def pca_rank(sigma: Float[Tensor, " values"], share: float = 0.99) -> int:
     """Least k with sum_{i<=k} sigma_i^2 >= share * sum sigma_i^2 (Yang et al. 2020, "approximate rank").
 
     `compute_approximate_rank` of loss-of-plasticity. Features are not centred.
@@ -143,7 +146,7 @@ def pca_rank(sigma: Tensor, share: float = 0.99) -> int:
     return _count_to_share(sigma.square(), share)
 
 
-def relative_rank(sigma: Tensor, threshold: float = 0.01) -> int:
+def relative_rank(sigma: Float[Tensor, " values"], threshold: float = 0.01) -> int:
     """Number of sigma_i > threshold * sigma_1.
 
     Args:
@@ -156,7 +159,7 @@ def relative_rank(sigma: Tensor, threshold: float = 0.01) -> int:
     return int((sigma > threshold * sigma[0]).sum())
 
 
-def covariance_rank(pre_activations: Tensor) -> float:
+def covariance_rank(pre_activations: Float[Tensor, "samples units *positions"]) -> float:
     """exp(H(lambda / sum lambda)) of the eigenvalues of the centred covariance of pre-activations.
 
     The effective rank of simple-lop's Gaussian-mixture experiment: of squares, centred, and before the
@@ -172,7 +175,7 @@ def covariance_rank(pre_activations: Tensor) -> float:
     return effective_rank(singular_values(rows - rows.mean(0)).square())
 
 
-def numerical_rank(features: Tensor) -> int:
+def numerical_rank(features: Float[Tensor, "samples features *positions"]) -> int:
     """Number of singular values above max(N, D) * u * sigma_1, u the precision of the features' type.
 
     What `numpy.linalg.matrix_rank` counts. Of float32 features it comes from the Gram matrix (the tolerance is
@@ -239,8 +242,9 @@ class RankOptions(ObservingOptions):
 def measure_ranks(subject: Subject, options: RankOptions) -> Findings:
     """Columns named in `kinds`, of the post-activation features (`covariance_rank`: of the pre-activations)."""
     found = Findings()
-    pairs = zip(subject.activations(options.samples), subject.pre_activations(options.samples), strict=True)
+    pairs = zip(subject.features(options.samples), subject.pre_activations(options.samples), strict=True)
     for layer, (values, pre_activations) in enumerate(pairs):
+        pre_activations = projections_of(subject.layers[layer], pre_activations)
         samples, features = by_unit(values).shape
         reason = refusal(samples, features, options.ratio)
         row: Row = dict.fromkeys(options.kinds, math.nan)

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lop_ray.diagnostics.base import (
@@ -41,12 +42,12 @@ class Margins:
         lowest: [units], min z.
     """
 
-    highest: Tensor
-    lowest: Tensor
+    highest: Float[Tensor, " units"]
+    lowest: Float[Tensor, " units"]
 
 
 @torch.no_grad()
-def margins(pre_activations: Tensor) -> Margins:
+def margins(pre_activations: Float[Tensor, "samples units *positions"]) -> Margins:
     """Highest and lowest pre-activation of every unit.
 
     Args:
@@ -98,7 +99,7 @@ def count_states(found: Margins, at_risk: float = 0.1) -> UnitCounts:
 
 
 @torch.no_grad()
-def mean_activity(activations: Tensor) -> Tensor:
+def mean_activity(activations: Float[Tensor, "samples units *positions"]) -> Float[Tensor, " units"]:
     """E|h_i| over samples (and positions).
 
     Args:
@@ -113,7 +114,7 @@ def mean_activity(activations: Tensor) -> Tensor:
     return activity
 
 
-def dormant_scores(activity: Tensor) -> Tensor:
+def dormant_scores(activity: Float[Tensor, " units"]) -> Float[Tensor, " units"]:
     """Sokar et al. 2023, Definition 3.1: s_i = E|h_i| / mean_k E|h_k|.
 
     A layer in which every output is 0 has scores 0: all its units are dormant at every tau >= 0.
@@ -128,7 +129,7 @@ def dormant_scores(activity: Tensor) -> Tensor:
     return torch.where(mean > 0, activity / mean, torch.zeros_like(activity))
 
 
-def dormant(scores: Tensor, tau: float = 0.025) -> Tensor:
+def dormant(scores: Float[Tensor, " units"], tau: float = 0.025) -> Bool[Tensor, " units"]:
     """Which units are dormant: s_i <= tau (Sokar et al. 2023; tau = 0.025 is their choice for DQN).
 
     Args:
@@ -142,7 +143,7 @@ def dormant(scores: Tensor, tau: float = 0.025) -> Tensor:
 
 
 @torch.no_grad()
-def activation_rate(activations: Tensor) -> Tensor:
+def activation_rate(activations: Float[Tensor, "samples units *positions"]) -> Float[Tensor, " units"]:
     """Share of samples on which a unit's output is > 0.
 
     Args:
@@ -152,10 +153,12 @@ def activation_rate(activations: Tensor) -> Tensor:
         [units], in [0, 1].
     """
     check_samples(activations, "activations")
-    return by_unit(activations).clamp(min=0).sign().mean(0)
+    rate = by_unit(activations).clamp(min=0).sign().mean(0)
+    check_finite(rate, "activations")
+    return rate
 
 
-def silent(rate: Tensor, at_most: float = 0.01) -> Tensor:
+def silent(rate: Float[Tensor, " units"], at_most: float = 0.01) -> Bool[Tensor, " units"]:
     """Units that are active on at most 1 % of the samples.
 
     The reference (`run_ppo.py`, `fig4b.py` of loss-of-plasticity) counts over disjoint windows of 1,000

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import Diagnostic, DiagnosticOptions, Findings, Row, Subject, check_finite
@@ -38,7 +39,7 @@ def _weighs(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def weight_magnitude(weight: Tensor) -> float:
+def weight_magnitude(weight: Float[Tensor, "*shape"]) -> float:
     """Mean |w| (`pol_weights` of the reference; Dohare et al. 2024, Fig. 4).
 
     Args:
@@ -53,7 +54,7 @@ def weight_magnitude(weight: Tensor) -> float:
 
 
 @torch.no_grad()
-def weight_norm(weight: Tensor) -> float:
+def weight_norm(weight: Float[Tensor, "*shape"]) -> float:
     """||W||_F, the root of the sum of squares.
 
     Args:
@@ -62,7 +63,9 @@ def weight_norm(weight: Tensor) -> float:
     Returns:
         The norm.
     """
-    return float(torch.linalg.vector_norm(weight))
+    norm = torch.linalg.vector_norm(weight, dtype=torch.float64)
+    check_finite(norm, "weights")
+    return float(norm)
 
 
 @torch.no_grad()
@@ -86,10 +89,12 @@ def weight_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> 
             f"weights {sorted(before)} and {sorted(after)} differ in names or shapes: "
             "both must be copies from one network"
         )
-    return sum(float((after[name] - before[name]).abs().sum(dtype=torch.float64)) for name in before)
+    change = sum(float((after[name] - before[name]).abs().sum(dtype=torch.float64)) for name in before)
+    check_finite(torch.tensor(change), "weights")
+    return change
 
 
-def weight_singular_values(weight: Tensor) -> Tensor:
+def weight_singular_values(weight: Float[Tensor, "out in *taps"]) -> Float64[Tensor, " values"]:
     """Singular values of a weight by SVD; a kernel [out, in, ...] is reshaped to [out, in * ...].
 
     Args:
@@ -101,7 +106,7 @@ def weight_singular_values(weight: Tensor) -> Tensor:
     return singular_values(weight.flatten(1), exact=True)
 
 
-def condition_number(sigma: Tensor) -> float:
+def condition_number(sigma: Float[Tensor, " values"]) -> float:
     """sigma_max / sigma_min; infinite for a weight that is singular to working precision of float64.
 
     Args:

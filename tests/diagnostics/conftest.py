@@ -6,15 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor, nn
 
 from lop_ray.networks import MLP, HiddenLayer, Initialiser, NetworkOptions
-
-# Timings vary on busy machines, and a test run leaves no files behind.
-settings.register_profile("lop_ray", deadline=None, database=None, max_examples=50)
-settings.load_profile("lop_ray")
-torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 
 class TinyConv(nn.Module):

@@ -16,6 +16,7 @@ from lop_ray.diagnostics.probe import (
     train_copies,
 )
 from lop_ray.networks import hidden_layers
+from lop_ray.optimizers import UPGD
 from tests.diagnostics.conftest import make_mlp
 
 
@@ -185,3 +186,26 @@ def test_every_probe_of_a_run_fits_the_same_functions(network_and_inputs):
     first, later = (measure_probe(Subject("q", network, inputs, update=u), options).probes for u in (250, 500))
     assert first[0] == later[0]  # initial_loss
     assert first[1] != later[1]  # final_loss: other minibatches
+
+
+def test_copies_of_one_optimiser_that_mixes_numbers_train_in_turn():
+    network = make_mlp()
+    inputs = torch.randn(20, 4, generator=generator(1))
+    upgd = UPGD(network.parameters(), 1e-2, betas=(0.9, 0.999), noise=0.1)
+    for _ in range(3):
+        upgd.zero_grad()
+        network(inputs).square().mean().backward()
+        upgd.step()
+    subject = Subject("q", network, inputs, extra={"optimizers": {"q": upgd}})
+    found = measure_probe(subject, ProbeOptions(targets=2, steps=4, batch_size=5))
+    # By hand: the second copy alone, from the same weights, moments, counts and noise.
+    targets = random_function_targets(network, inputs, 2, subject.generator("probe.targets", every_update=False))[1]
+    single = copy.deepcopy(network)
+    own = UPGD(single.parameters(), 1e-2, betas=(0.9, 0.999), noise=0.1)
+    own.load_state_dict(copy.deepcopy(upgd.state_dict()))
+    for rows in torch.randint(20, (4, 5), generator=subject.generator("probe.batches")):
+        own.zero_grad()
+        (single(inputs[rows]) - targets[rows]).square().mean().backward()
+        own.step()
+    expected = (single(inputs) - targets).square().mean().item()
+    assert found.spectra[1]["x"][1] == pytest.approx(expected, rel=1e-5)
