@@ -161,8 +161,8 @@ def one_round(updates: int) -> dict[str, dict[str, Any]]:
     ours = {"kind": "ours", "updates": updates, "diagnostics": False, "runners": 0, "floors": True}
     rows = {
         "RLlib, 2 runners x 4": result_of(in_process(both, kind="rllib", copies=4, runners=2, updates=updates)),
+        "both cores, 64 copies": result_of(in_process(both, **ours, copies=64, cpus=2)),
         "both cores, 16 copies": result_of(in_process(both, **ours, copies=16, cpus=2)),
-        "both cores, 8 copies": result_of(in_process(both, **ours, copies=8, cpus=2)),
         "RLlib, 1 copy": result_of(in_process(both, kind="rllib", copies=1, runners=0, updates=max(3, updates // 2))),
         "both cores, 1 copy": result_of(in_process(both, **ours, copies=1, cpus=2)),
         "one core, 8 copies": result_of(in_process(first, **ours, copies=8, cpus=1)),
@@ -172,8 +172,8 @@ def one_round(updates: int) -> dict[str, dict[str, Any]]:
     pair = [in_process([core], **alone) for core in both]
     pair_rows = [result_of(process) for process in pair]
     rows["one core each, two side by side"] = {"steps_per_s": sum(row["steps_per_s"] for row in pair_rows)}
-    rows["both cores, 16 copies, diagnostics"] = result_of(
-        in_process(both, **{**ours, "diagnostics": True, "floors": False}, copies=16, cpus=2)
+    rows["both cores, 64 copies, diagnostics"] = result_of(
+        in_process(both, **{**ours, "diagnostics": True, "floors": False}, copies=64, cpus=2)
     )
     rows["one core, 8 copies, diagnostics"] = result_of(
         in_process(first, **{**ours, "diagnostics": True, "floors": False}, copies=8, cpus=1)
@@ -186,8 +186,8 @@ def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     speed = {name: row["steps_per_s"] for name, row in rows.items()}
     with_diagnostics = rows["one core, 8 copies, diagnostics"]
     return {
-        "both cores, 16 copies / its floors": rows["both cores, 16 copies"]["of_floors"],
-        "both cores, 16 copies / RLlib 2x4": speed["both cores, 16 copies"] / speed["RLlib, 2 runners x 4"],
+        "both cores, 64 copies / its floors": rows["both cores, 64 copies"]["of_floors"],
+        "both cores, 64 copies / RLlib 2x4": speed["both cores, 64 copies"] / speed["RLlib, 2 runners x 4"],
         "one core, 8 copies / its floors": rows["one core, 8 copies"]["of_floors"],
         "two side by side / one": speed["one core each, two side by side"] / speed["one core, alone"],
         "1 copy / RLlib 1 copy": speed["both cores, 1 copy"] / speed["RLlib, 1 copy"],
