@@ -115,8 +115,8 @@ def test_the_papers_figures_are_drawn(paper: list) -> None:
 
 
 def test_spectra_are_drawn(spectra: list) -> None:
-    # Hessian of both losses, gradient covariance, singular values of features and weights, margins, one unit, dead.
-    assert len(images_of(spectra)) == 8
+    # Hessian of both losses, gradient covariance, singular values, margins, one unit, dead.
+    assert len(images_of(spectra)) == 7
     trials, density, provenance = tables_of(spectra)
     assert "cbp" in trials
     assert "epsilon_rank" in density

@@ -78,6 +78,10 @@ def boundary_deaths_figure(layers: LayerBoundaries) -> Figure:
             heights[direction] += value
         axes.axhline(0.0, color="#4d4d4d", linewidth=0.8)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{abs(y):g}"))
+    for axes, _ in drawn:
+        low, high = axes.get_ylim()
+        if high - low < 1e-3:  # no unit in this row of panels
+            axes.set_ylim(-1.0, 1.0)
     handles: list[Artist] = [Patch(color=colour, label=label) for _, label, colour, _ in _CHANGES]
     text = (
         "upwards: killed; downwards: revived; in % of the layer's units, mean over the seeds that came to the boundary"

@@ -42,14 +42,18 @@ def density_figure(spectra: Sequence[Spectrum], name: str = "Hessian") -> Figure
     if not pairs:
         return empty_figure(NO_ROWS)
     figure, panels = _panels(variant_order({variant for variant, _ in pairs}), 2.5)
+    highest, reach = 1.0, 1.0
     for (variant, _), both in pairs.items():
         for spectrum, look in zip(both, (_START, _END), strict=True):
             grid, values = density(spectrum)
             panels[variant].plot(grid, values, **look, lw=1.0, alpha=0.8)
+            highest, reach = max(highest, float(values.max())), max(reach, float(np.abs(grid).max()))
+    powers = 10.0 ** np.arange(0, np.ceil(np.log10(reach)) + 1, 1 if reach < 1e3 else 2)
     for axes in panels.values():
         axes.set_yscale("log")
-        axes.set_ylim(bottom=1e-6)
+        axes.set_ylim(1e-6, 10 * highest)
         axes.set_xscale("symlog", linthresh=1.0)
+        axes.set_xticks([*-powers[::-1], 0.0, *powers])
         axes.set_xlabel(f"eigenvalue of the {name}")
     next(iter(panels.values())).set_ylabel("density")
     _start_and_end(figure, pairs)
