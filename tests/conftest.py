@@ -7,10 +7,20 @@ import os
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+import tests.typechecker  # noqa: F401  the hook below loads no more than `tests`
+
+SHAPED = ["batched", "curvature", "features", "gradients", "input_curvature", "kfac", "losses", "probe"]
+SHAPED += ["ranks", "units", "weights"]
 
 # One thread a process: tests run side by side, and results must not depend on how many cores there are.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine starts Ray slowly
+
+# Shapes in the signatures of diagnostics are checked in tests, and only there. Before anything imports them.
+install_import_hook([f"lop_ray.diagnostics.{name}" for name in SHAPED], "tests.typechecker.check")
 
 # Timings vary on busy machines, and a test run leaves no files behind.
 settings.register_profile("lop_ray", deadline=None, database=None, max_examples=50)

@@ -89,12 +89,7 @@ class _StackedProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        values: Float[Tensor, "*copies batch in"],
-        weight: Float[Tensor, "k out in"],
-        bias: Float[Tensor, "k out"] | None,
-    ) -> Float[Tensor, "k batch out"]:
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(values, weight)
         stack = values.expand(len(weight), *values.shape[-2:])
         return torch.bmm(stack, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), stack, weight.mT)
@@ -210,7 +205,9 @@ def _checked_stack(network: nn.Module, stacked: Mapping[str, Tensor], example: T
     return model if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-5) else None
 
 
-def batched_forward(network: nn.Module, stacked: Mapping[str, Tensor], example: Float[Tensor, "samples ..."]) -> Callable[[Tensor], Tensor]:
+def batched_forward(
+    network: nn.Module, stacked: Mapping[str, Tensor], example: Float[Tensor, "samples ..."]
+) -> Callable[[Tensor], Tensor]:
     """The forward pass of K copies of a network at once.
 
     Args:
@@ -228,7 +225,9 @@ def batched_forward(network: nn.Module, stacked: Mapping[str, Tensor], example: 
     return lambda batch: vmapped(stacked, batch)
 
 
-def copies_of(network: nn.Module, count: int, example: Float[Tensor, "samples ..."]) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
+def copies_of(
+    network: nn.Module, count: int, example: Float[Tensor, "samples ..."]
+) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
     """Parameters of `count` copies of a network, ready to be trained, and their forward pass.
 
     Args:

@@ -183,7 +183,9 @@ def spectral_density(
     return (weights * torch.exp(-0.5 * z.square())).sum(1) / (deviation * (2 * torch.pi) ** 0.5)
 
 
-def epsilon_rank(nodes: Float[Tensor, " nodes"], weights: Float[Tensor, " nodes"], epsilon: float = 0.1, variance: float = 0.0) -> float:
+def epsilon_rank(
+    nodes: Float[Tensor, " nodes"], weights: Float[Tensor, " nodes"], epsilon: float = 0.1, variance: float = 0.0
+) -> float:
     """Share of the smoothed density with |lambda| > epsilon (He et al. 2025, spectral collapse).
 
     Integrated in closed form instead of on a grid.

@@ -65,7 +65,9 @@ def saturation(pre_activations: Float[Tensor, "samples units *positions"], beyon
 
 
 @torch.no_grad()
-def duplicates(activations: Float[Tensor, "samples units *positions"], correlation: float = 0.95) -> Bool[Tensor, " units"]:
+def duplicates(
+    activations: Float[Tensor, "samples units *positions"], correlation: float = 0.95
+) -> Bool[Tensor, " units"]:
     """Units whose outputs have |Pearson correlation| > 0.95 with those of an earlier unit (simple-lop).
 
     A unit that never varies has no correlation and is no duplicate.

@@ -67,7 +67,7 @@ def layer_parameters(network: nn.Module, layer: HiddenLayer) -> list[str]:
     return [name for name, parameter in network.named_parameters() if id(parameter) in own]
 
 
-def norm(tensors: Iterable[Float[Tensor, "..."]]) -> float:
+def norm(tensors: Iterable[Float[Tensor, ...]]) -> float:
     """Root of the sum of squares over several tensors."""
     return float(torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt())
 
@@ -218,7 +218,7 @@ def measure_gradient_covariance(subject: Subject, options: CovarianceOptions) ->
     return found
 
 
-def churn(before: Float[Tensor, "samples *outputs"], after: Float[Tensor, "samples *outputs"]) -> float:
+def churn(before: Float[Tensor, "samples ..."], after: Float[Tensor, "samples ..."]) -> float:
     """Mean over samples of ||f'(x) - f(x)||_2, f and f' the outputs before and after an update.
 
     Args:

@@ -35,7 +35,7 @@ def cross_entropy(output: Float[Tensor, "samples classes"], batch: Batch) -> Flo
     return nn.functional.cross_entropy(output, batch["labels"])
 
 
-def squared_error(output: Float[Tensor, "samples *outputs"], batch: Batch) -> Float[Tensor, ""]:
+def squared_error(output: Float[Tensor, "samples ..."], batch: Batch) -> Float[Tensor, ""]:
     """Mean over rows of ||output - target||^2; column `targets`, of the output's shape [N, ...].
 
     Raises:

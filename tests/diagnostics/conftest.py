@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from jaxtyping import config
 from torch import Tensor, nn
 
 from lop_ray.networks import MLP, HiddenLayer, Initialiser, NetworkOptions
@@ -56,3 +57,11 @@ def network_and_inputs(request: pytest.FixtureRequest) -> tuple[nn.Module, Tenso
     make, shape = NETWORKS[request.param]
     inputs = torch.randn(12, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     return make().double(), inputs
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """As outside of tests: shapes in signatures are not checked, so that functions have to look for themselves."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

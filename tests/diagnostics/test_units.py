@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from jaxtyping import TypeCheckError
 
 from lop_ray.diagnostics.base import Subject
 from lop_ray.diagnostics.units import (
@@ -125,10 +126,18 @@ def test_non_finite_values_are_refused(bad):
         mean_activity(values)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("shape", [(4,), (0, 4), (4, 0)])
 def test_wrong_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="must be"):
         margins(torch.zeros(shape))
+
+
+def test_shapes_in_signatures_are_checked_in_tests():
+    with pytest.raises(TypeCheckError, match="samples units"):
+        margins(torch.zeros(4))
+    with pytest.raises(TypeCheckError, match=r"Float.Tensor, 'units'"):
+        dormant_scores(torch.zeros(2, 4))
 
 
 def test_the_diagnostics_measure_every_layer_of_every_network(network_and_inputs):
