@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    log = logging.getLogger("lop_ray.diagnostics")
+    level = log.level
+    log.setLevel(logging.ERROR)  # failures stand in the table
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -55,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what was measured is written", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        log.setLevel(level)
 
 
 def _main(arguments: list[str]) -> int:
@@ -172,7 +177,6 @@ def _diagnose(
     from lop_ray.results.diagnoses import Making, write_diagnosis
     from lop_ray.results.provenance import git_state
 
-    logging.getLogger("lop_ray.diagnostics").setLevel(logging.ERROR)  # failures stand in the table
     print(f"{trial} update {snapshot.update:,}, {len(observations):,} observations ({source})")
     git, columns = git_state(), {"env_steps": snapshot.env_steps, "task": trial.task_at(snapshot.update)}
     everything: dict[str, dict[str, list[dict[str, Any]]]] = {}
