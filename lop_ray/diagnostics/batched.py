@@ -81,29 +81,55 @@ def _stack_state(value: Any, source: Tensor, leaf: Tensor) -> Any:
     return copy.deepcopy(value)
 
 
+class _Scratch:
+    """Memory that is written anew at every step: fresh memory of this size costs a page fault every 4 KB."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """A tensor whose content is whatever was last written under this name and shape."""
+        kept = self._kept.get(name)
+        if kept is None or kept.shape != shape:
+            kept = self._kept[name] = like.new_empty(shape)
+        return kept.detach()  # a tensor of its own for autograd
+
+
 class _StackedProduct(torch.autograd.Function):
     """K linear layers at once: [B, in] or [K, B, in], weights [K, out, in], biases [K, out] -> [K, B, out].
 
     torch's own derivative of a product with transposed stacks gives the weights' gradients transposed, and each
-    would be copied into place: a fifth of a step's time at width 256.
+    would be copied into place: a fifth of a step's time at width 256. Here gradients of leaves are written where they
+    stay, so that `backward()` gives them, `torch.autograd.grad` does not.
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(values, weight)
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, scratch: _Scratch) -> Tensor:
+        ctx.save_for_backward(values, weight, bias)
+        ctx.scratch = scratch
         stack = values.expand(len(weight), *values.shape[-2:])
-        return torch.bmm(stack, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), stack, weight.mT)
+        out = scratch.take("out", values, len(weight), values.shape[-2], weight.shape[1])
+        if bias is None:
+            return torch.bmm(stack, weight.mT, out=out)
+        return torch.baddbmm(bias.unsqueeze(1), stack, weight.mT, out=out)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        values, weight = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight, bias = ctx.saved_tensors
+        take = ctx.scratch.take
+        stack = values.expand(len(weight), *values.shape[-2:])
+        of_weight: Tensor | None = torch.bmm(gradient.mT, stack, out=take("weight", weight, *weight.shape))
+        of_bias = None if bias is None else torch.sum(gradient, 1, out=take("bias", bias, *bias.shape))
         of_values = None
         if ctx.needs_input_grad[0]:
-            of_values = torch.bmm(gradient, weight)
+            of_values = torch.bmm(gradient, weight, out=take("values", values, *stack.shape))
             of_values = of_values if values.ndim == 3 else of_values.sum(0)
-        of_weight = torch.bmm(gradient.mT, values.expand(len(weight), *values.shape[-2:]))
-        return of_values, of_weight, gradient.sum(1) if ctx.needs_input_grad[2] else None
+        if weight.is_leaf:
+            weight.grad, of_weight = of_weight, None
+        if bias is not None and bias.is_leaf:
+            bias.grad, of_bias = of_bias, None
+        return of_values, of_weight, of_bias, None
 
 
 class _StackedLinear(nn.Module):
@@ -111,10 +137,47 @@ class _StackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        self.stack, self.shift = weight, bias
+        self.stack, self.shift, self._scratch = weight, bias, _Scratch()
 
     def forward(self, values: Tensor) -> Tensor:
-        found: Tensor = _StackedProduct.apply(values, self.stack, self.shift)
+        return _product(values, self.stack, self.shift, self._scratch)
+
+
+def _product(values: Tensor, weight: Tensor, bias: Tensor | None, scratch: _Scratch) -> Tensor:
+    scratch = scratch if torch.is_grad_enabled() else _Scratch()
+    found: Tensor = _StackedProduct.apply(values, weight, bias, scratch)
+    return found
+
+
+class _InPlaceRectifier(torch.autograd.Function):
+    """max(z, 0), written over z."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scratch: _Scratch) -> Tensor:
+        ctx.mark_dirty(values.relu_())
+        ctx.save_for_backward(values)
+        ctx.scratch = scratch
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (values,) = ctx.saved_tensors
+        out = ctx.scratch.take("values", values, *values.shape)
+        return torch.ops.aten.threshold_backward.grad_input(gradient, values, 0.0, grad_input=out), None
+
+
+class _StackedReLU(nn.Module):
+    """ReLU of what a stack of layers has just written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scratch = _Scratch()
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return values.relu()
+        found: Tensor = _InPlaceRectifier.apply(values, self._scratch)
         return found
 
 
@@ -125,14 +188,13 @@ class _StackedParametrized(nn.Module):
         super().__init__()
         parametrizations = copy.deepcopy(linear.parametrizations["weight"])  # type: ignore[index]
         self.functions = nn.ModuleList(parametrizations)
-        self.originals, self.shift = originals, bias
+        self.originals, self.shift, self._scratch = originals, bias, _Scratch()
 
     def forward(self, values: Tensor) -> Tensor:
         weight = self.originals
         for function in self.functions:
             weight = torch.func.vmap(function)(weight)
-        found: Tensor = _StackedProduct.apply(values, weight, self.shift)
-        return found
+        return _product(values, weight, self.shift, self._scratch)
 
 
 class _StackedNorm(nn.Module):
@@ -157,11 +219,13 @@ def _stacked_network(network: nn.Module, stacked: Mapping[str, Tensor]) -> nn.Mo
     used = 0
     for path, module in network.named_modules():
         own = {name: stacked[f"{path}.{name}"] for name, _ in module.named_parameters(recurse=_is_parametrized(module))}
-        if not own or "parametrizations" in path:
+        if "parametrizations" in path or not (own or type(module) is nn.ReLU):
             continue
         weight, bias = own.get("weight"), own.get("bias")
-        if type(module) is nn.Linear and weight is not None:
-            made: nn.Module = _StackedLinear(weight, bias)
+        if type(module) is nn.ReLU:
+            made: nn.Module = _StackedReLU()
+        elif type(module) is nn.Linear and weight is not None:
+            made = _StackedLinear(weight, bias)
         elif isinstance(module, nn.Linear) and _is_parametrized(module) and own.keys() <= _OF_PARAMETRIZED:
             made = _StackedParametrized(module, own["parametrizations.weight.original"], bias)
         elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
@@ -192,17 +256,33 @@ def _vmapped(network: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Ten
     return vmapped
 
 
-@torch.no_grad()
 def _checked_stack(network: nn.Module, stacked: Mapping[str, Tensor], example: Tensor) -> nn.Module | None:
-    """`_stacked_network` if it gives what vmap gives on `example`: a forward pass may count dimensions."""
+    """`_stacked_network` if it gives what vmap gives on `example`, and uses each layer once.
+
+    A forward pass may count dimensions, or read what a rectifier has written over; a layer that is used twice would
+    write over what it still needs.
+    """
     model = _stacked_network(network, stacked) if example.ndim == 2 else None
     if model is None:
         return None
+    layers = [module for module in model.modules() if isinstance(module, _STACKED)]
+    calls: list[nn.Module] = []
+    handles = [layer.register_forward_pre_hook(lambda module, _: calls.append(module)) for layer in layers]
     try:
-        wanted, found = _vmapped(network)(stacked, example), model(example)
+        with torch.no_grad():
+            wanted = _vmapped(network)(stacked, example)
+        with torch.enable_grad():
+            found = model(example)
     except RuntimeError:
         return None
-    return model if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-5) else None
+    finally:
+        for handle in handles:
+            handle.remove()
+    alike = found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    return model if alike and len(calls) == len(set(calls)) else None
+
+
+_STACKED = (_StackedLinear, _StackedReLU, _StackedParametrized, _StackedNorm)
 
 
 def batched_forward(
@@ -260,9 +340,10 @@ def copies_at_once(network: nn.Module, count: int, example: Float[Tensor, "sampl
     weights, gradients and two moments, and on `batch_size` inputs the outputs of all modules with their gradients,
     4 bytes each.
 
-    The bounds are measured, on one core of a Xeon with 2 MB of L2 cache: networks of 2 x 256 hidden units and batch
-    128 (2.6 MB a copy) learn ten at a time at 5.9 times the cost of one. At batch 512 (5.8 MB) ten in a stack cost
-    11.7 times one, two stacks of five 9.8 times. From 2 x 1024 hidden units on (20 MB) they had better train in turn.
+    The bounds are measured, on one core of a Xeon with 2 MB of L2 cache. Networks of 2 x 256 hidden units and batch 128
+    (2.6 MB a copy) learn ten at a time at 5.9 to 6.2 times the cost of one; at batch 512 (5.8 MB) two stacks of five
+    cost 9.4. Of 2 x 512 hidden units at batch 128 (7.2 MB), three stacks cost 9.1 and one of ten 10.3; of 2 x 1024
+    (22 MB), ten in turn cost 9.6 to 10 and one stack 13.
 
     Args:
         network: In evaluation mode.

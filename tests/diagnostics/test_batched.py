@@ -52,7 +52,8 @@ def test_parametrised_weights_are_made_of_stacked_originals(make):
     inputs = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     forward = batched_forward(network, stacked, inputs[:2])
     assert isinstance(forward, nn.Module)
-    found = torch.autograd.grad(forward(inputs).square().sum(), list(stacked.values()))
+    forward(inputs).square().sum().backward()
+    found = [leaf.grad for leaf in stacked.values()]
     for k in range(2):
         single = {name: leaf.detach()[k].clone().requires_grad_(True) for name, leaf in stacked.items()}
         output = torch.func.functional_call(network, single, (inputs,))
@@ -84,12 +85,56 @@ def test_a_stack_has_the_gradients_of_its_copies_in_all_it_reads():
     }
     inputs = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     forward = batched_forward(network, stacked, inputs[:2].detach())
-    found = torch.autograd.grad(forward(inputs).sin().sum(), [inputs, *stacked.values()])
+    for factor in (100.0, 1.0):  # the second pass writes over the first
+        inputs.grad = None
+        for leaf in stacked.values():
+            leaf.grad = None
+        (factor * forward(inputs).sin().sum()).backward()
+    found = [leaf.grad for leaf in (inputs, *stacked.values())]
     outputs = [torch.func.functional_call(network, {n: p[k] for n, p in stacked.items()}, (inputs,)) for k in range(2)]
     expected = torch.autograd.grad(torch.stack(outputs).sin().sum(), [inputs, *stacked.values()])
     for each, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(each, wanted)
         assert each.is_contiguous()  # another layout would be copied before every optimiser step
+
+
+class Twice(nn.Module):
+    """Uses one layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = nn.Linear(4, 5), nn.Linear(5, 5)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.again(self.again(self.first(values)).relu())
+
+
+class Skipping(nn.Module):
+    """Reads what its rectifier has read, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rectifier = nn.Linear(4, 5), nn.ReLU()
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        z = self.first(values)
+        return self.rectifier(z) - z
+
+
+@pytest.mark.parametrize("make", [Twice, Skipping])
+def test_layers_that_are_not_in_a_chain_learn_as_alone(make):
+    network = make().double()
+    stacked = {
+        name: torch.stack([p.detach(), 2 * p.detach() + 1]).requires_grad_(True)
+        for name, p in network.named_parameters()
+    }
+    inputs = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    batched_forward(network, stacked, inputs[:2])(inputs).sin().sum().backward()
+    for k in range(2):
+        single = {name: leaf.detach()[k].clone().requires_grad_(True) for name, leaf in stacked.items()}
+        torch.func.functional_call(network, single, (inputs,)).sin().sum().backward()
+        for name, leaf in stacked.items():
+            torch.testing.assert_close(leaf.grad[k], single[name].grad)
 
 
 def policy(hidden: tuple[int, ...]) -> MLP:

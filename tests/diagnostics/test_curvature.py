@@ -154,6 +154,28 @@ def test_lanczos_stops_when_the_space_is_exhausted():
     assert operator.products == 2
 
 
+def test_in_single_precision_no_eigenvalue_is_found_twice():
+    # Without re-orthogonalisation Lanczos returns the outer eigenvalues again and again.
+    eigenvalues = [1e4, 3e3, 2e3, *np.linspace(-1, 1, 117).tolist()]
+    operator = known(eigenvalues)
+    single = Matrix(operator.matrix.float())
+    nodes, weights = lanczos(single, 60, torch.Generator().manual_seed(1))
+    assert single.products == 60
+    assert nodes[-3:].tolist() == pytest.approx([2e3, 3e3, 1e4], rel=1e-4)
+    assert nodes[-4] < 1.01
+    assert float(weights.sum()) == pytest.approx(1.0, abs=1e-5)
+    exact, _ = lanczos(operator, 60, torch.Generator().manual_seed(1))
+    assert nodes[-3:].tolist() == pytest.approx(exact[-3:].tolist(), rel=1e-4)
+
+
+def test_epsilon_rank_of_many_draws_is_the_share_of_eigenvalues_beyond():
+    eigenvalues = [0.0] * 30 + [0.05] * 5 + [-0.2] * 5 + np.linspace(0.3, 9, 10).tolist()
+    nodes, weights = density_quadrature(known(eigenvalues), 50, 300, torch.Generator().manual_seed(0))
+    # Weights of a draw are those of one random direction: shares of 50 with a standard error of about 0.004.
+    assert epsilon_rank(nodes, weights, 0.1) == pytest.approx(15 / 50, abs=0.015)
+    assert epsilon_rank(nodes, weights, 0.01) == pytest.approx(20 / 50, abs=0.015)
+
+
 def test_one_product_a_step():
     operator = known(np.linspace(-1, 9, 300).tolist())
     nodes, _ = lanczos(operator, 40, torch.Generator().manual_seed(1))

@@ -49,6 +49,26 @@ def test_the_newest_are_kept(place):
         Checkpoints(place, "t1", keep=1)
 
 
+def test_all_that_are_whole_come_oldest_first_and_the_others_are_named(place):
+    saver = Checkpoints(place, "t1", keep=4)
+    assert saver.valid() == ([], [])
+    for update in (3, 6, 9):
+        save(saver, update)
+    _truncate(saver, "000002-update-6")
+    saver.location.write_atomic("000004-update-12/state.pt", b"its writer is at work")
+    before = place.list()
+    found, passed_over = Checkpoints(place, "t1").valid()
+    assert [checkpoint.update for checkpoint in found] == [3, 9]
+    assert ["000002-update-6" in passed_over[0], "000004-update-12" in passed_over[1]] == [True, True]
+    assert len(passed_over) == 2
+    assert place.list() == before
+    marker = f"000003-update-9/{checkpoints.MARKER}"
+    other = json.loads(saver.location.read_bytes(marker)) | {"format": CHECKPOINT_VERSION + 1}
+    saver.location.write_atomic(marker, json.dumps(other).encode())
+    with pytest.raises(CheckpointVersionError, match="000003-update-9"):
+        saver.valid()
+
+
 def _truncate(saver, folder):
     saver.location.write_atomic(f"{folder}/state.pt", b"weig")
 
