@@ -1,6 +1,6 @@
 """What every diagnostic costs, beside an update of PPO on the same networks, and the promises of the dear ones.
 
-    python -m benchmarks.diagnostics [--quick]
+    python -m benchmarks.diagnostics [--quick] [--widths 64 256] [--samples 1000]
 
 Prints three Markdown tables: seconds of each diagnostic (and that as a share of one bare update of PPO: policy and
 value network of the same width, batch 2048, 10 epochs, minibatch 128) by width of the two hidden layers and number of
@@ -196,9 +196,12 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one width, one size, one round")
-    quick = parser.parse_args().quick
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 256, 1024], help="of the first table")
+    parser.add_argument("--samples", type=int, nargs="+", default=[1000, 10_000], help="of the first table")
+    chosen = parser.parse_args()
+    quick = chosen.quick
     torch.set_num_threads(1)
-    cost_table([64] if quick else [64, 256, 1024], [1000] if quick else [1000, 10_000])
+    cost_table([64] if chosen.quick else chosen.widths, [1000] if chosen.quick else chosen.samples)
     probe_table(
         [(256, 128)] if quick else [(64, 128), (256, 128), (256, 512), (512, 128), (1024, 128)], 1 if quick else 5
     )
