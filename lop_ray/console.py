@@ -24,10 +24,13 @@ def print_catalogue() -> None:
     from lop_ray.problems import PROBLEMS
 
     grids = {name: read_document(path).values.get("description", "") for name, path in catalogue.grids().items()}
-    variants = {name: document.values.get("description", "") for name, document in catalogue.variants().items()}
     problems = {name: problem.description for name, problem in PROBLEMS.items()}
-    for kind, entries in (("grid", grids), ("variant", variants), ("problem", problems)):
-        print_rows(f"{kind}s", [kind, "description"], [[name, show(text, 200)] for name, text in entries.items()])
+    tables = [("grid", "grids", grids)]
+    for file in catalogue.variants_files():
+        found = {name: each.values.get("description", "") for name, each in catalogue.variants(file=file.name).items()}
+        tables.append(("variant", f"variants ({file.name})", found))
+    for kind, title, entries in (*tables, ("problem", "problems", problems)):
+        print_rows(title, [kind, "description"], [[name, show(text, 200)] for name, text in entries.items()])
 
 
 def print_dry_run(plan: Plan) -> None:

@@ -109,6 +109,18 @@ INTERVENTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "step": "zero",
         }
     },
+    "redo_per_update": {
+        "redo": {
+            "threshold": 0.6,
+            "period": 2,
+            "period_unit": "updates",
+            "score": "per_sample",
+            "score_batch": "minibatch_anew",
+            "silent": "reset",
+            "outgoing": "same_kind",
+            "bias": "keep",
+        }
+    },
     "spectral_norm": {"spectral_norm": {}},
     "spectral_norm_first": {"spectral_norm": {"layers": "first", "heads": True, "power_iterations": 2}},
     "cbp_spectral_norm": {"cbp": {**_CBP, "correct_next_bias": True}, "spectral_norm": {"heads": True}},
@@ -163,6 +175,7 @@ INTERVENTIONS: dict[str, dict[str, dict[str, Any]]] = {
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {},
     "adamw": {"betas": (0.9, 0.9), "weight_decay": 0.1, "decoupled": True},
+    "rooted_adam": {"betas": (0.9, 0.9), "eps": 1e-9, "eps_root": 1e-3, "weight_decay": 0.01},
     "sgd": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01},
     "upgd": {"name": "upgd", "weight_decay": 0.1, "upgd": {"utility": "local", "noise": 0.01}},
     "ada_upgd": {"name": "ada_upgd", "eps": 1e-5, "weight_decay": 1e-3, "decoupled": True},

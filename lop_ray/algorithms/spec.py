@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import model_serializer, model_validator
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
-from lop_ray.networks import NetworkOptions
+from lop_ray.networks.kinds import AnyNetworkOptions
 from lop_ray.options import Options
 
 Beta = Annotated[float, Ge(0.0), Lt(1.0)]
@@ -50,6 +50,9 @@ class OptimizerOptions(Options):
     `ns`)."""
     eps: Annotated[float, Gt(0.0)] = 1e-8
     """Added to the root of the second moment, in adam and ada_upgd."""
+    eps_root: Annotated[float, Ge(0.0)] | None = None
+    """Of adam: added to the second moment under the root (`lop_ray.optimizers.RootedAdam`); Lyle et al. 2023's
+    epsilon-bar. Null: 0, by torch's own Adam."""
     weight_decay: Annotated[float, Ge(0.0)] = 0.0
     """L2 strength lambda."""
     decoupled: bool = False
@@ -72,6 +75,8 @@ class OptimizerOptions(Options):
     def _belong_together(self) -> OptimizerOptions:
         if self.momentum is not None and self.name != "sgd":
             raise ValueError(f"momentum belongs to name: sgd, not to {self.name}; leave it away")
+        if self.eps_root is not None and self.name != "adam":
+            raise ValueError(f"eps_root belongs to name: adam, not to {self.name}; leave it away")
         if self.upgd is not None and self.name not in ("upgd", "ada_upgd"):
             raise ValueError(f"upgd belongs to name: upgd or ada_upgd, not to {self.name}; leave it away")
         if self.name == "sgd" and self.decoupled:
@@ -114,7 +119,7 @@ class TrialSpec(Options):
     problem_options: dict[str, Any]
     algorithm: str
     algorithm_options: dict[str, Any]
-    network: NetworkOptions
+    network: AnyNetworkOptions
     optimizer: OptimizerOptions
     interventions: dict[str, dict[str, Any]]
     diagnostics: dict[str, dict[str, Any]]

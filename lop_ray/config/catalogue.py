@@ -81,7 +81,7 @@ def grids() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in config_folders():
         for path in sorted(folder.glob("*.yaml")):
-            if path.name != VARIANTS_FILE:
+            if not _holds_variants(path):
                 found.setdefault(path.stem, path)
     return found
 
@@ -102,19 +102,39 @@ def find_grid(name: str) -> Path:
     return known[name]
 
 
-def variants(beside: Path | None = None) -> dict[str, Document]:
-    """All variants by name, each with where it is written.
+def _holds_variants(path: Path) -> bool:
+    return path.name == VARIANTS_FILE or path.name.endswith(f"_{VARIANTS_FILE}")
+
+
+def variants_files() -> list[Path]:
+    """All files of variants that a grid can name, each name once."""
+    found: dict[str, Path] = {}
+    for folder in config_folders():
+        for path in sorted(folder.glob("*.yaml")):
+            if _holds_variants(path):
+                found.setdefault(path.name, path)
+    return sorted(found.values(), key=lambda path: (path.name != VARIANTS_FILE, path.name))
+
+
+def variants(beside: Path | None = None, file: str = VARIANTS_FILE, where: str = "") -> dict[str, Document]:
+    """All variants of a file by name, each with where it is written.
 
     Args:
-        beside: A grid's file. A `variants.yaml` in its folder is used in place of lop_ray's own.
+        beside: A grid's file. A file of this name in its folder is used in place of lop_ray's own.
+        file: Its name: `variants.yaml`, or one that ends in `_variants.yaml`.
+        where: The place that names it, for messages.
 
     Raises:
         UserError: If the file is missing or a variant is no mapping.
     """
     folders = ([beside.parent] if beside else []) + config_folders()
-    path = next((folder / VARIANTS_FILE for folder in folders if (folder / VARIANTS_FILE).is_file()), None)
-    if path is None:
-        raise UserError(f"no {VARIANTS_FILE} in {', '.join(map(str, folders)) or 'tune_configs'}")
+    path = next((folder / file for folder in folders if (folder / file).is_file()), None)
+    if path is None or not _holds_variants(path):
+        known = ", ".join(each.name for each in variants_files())
+        raise UserError(
+            f"variants = {file}: no such file of variants in {', '.join(map(str, folders)) or 'tune_configs'}; "
+            f"known: {known or 'none'}" + (f" [{where}]" if where else "")
+        )
     document = read_document(path)
     found = {}
     for name, values in document.values.items():

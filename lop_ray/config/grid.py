@@ -98,7 +98,9 @@ def load_grid(name: str, flags: Sequence[Assignment] = ()) -> Grid:
             raise UserError(f"grid.{key}: missing; every grid has the axes variant and seed [{where}]")
     flags = tuple(flag for flag in flags if flag.path[0] != "grid")
     _refuse_flags_on_axes(flags, axes)
-    chosen = _choose_variants(axes["variant"], catalogue.variants(beside=path), document, sources["variant"])
+    file = str(document.values.get("variants", catalogue.VARIANTS_FILE))
+    known = catalogue.variants(path, file, document.where(("variants",)))
+    chosen = _choose_variants(axes["variant"], known, document, sources["variant"])
     grid = Grid(path.stem, document, axes, chosen, flags, sources)
     _refuse_unused_members(grid)
     return grid

@@ -4,7 +4,7 @@ Layers, each merged over the one before it (mappings into mappings; anything els
 
 1. the defaults of the options classes;
 2. the grid file;
-3. the variant (`variants.yaml`);
+3. the variant (`variants.yaml`, or the file that the grid names under `variants:`);
 4. the axis values of the trial (`grid:`);
 5. the command line (`--set`, `--total-steps`, ...). It beats the variant, so that what is typed is what runs.
 
@@ -24,20 +24,23 @@ from annotated_types import Ge
 
 from lop_ray.algorithms.spec import CheckpointOptions, OptimizerOptions, Resources, TrialSpec
 from lop_ray.config import catalogue
+from lop_ray.config.catalogue import VARIANTS_FILE
 from lop_ray.config.checks import Blame, check, dotted, show, unknown_key
+from lop_ray.config.networks import check_network, network_options
 from lop_ray.config.tasks import check_tasks
 from lop_ray.config.yaml12 import Document, KeyPath
 from lop_ray.errors import UserError, unknown
-from lop_ray.networks import NetworkOptions
+from lop_ray.networks.kinds import AnyNetworkOptions
 from lop_ray.options import Options
+from lop_ray.problems import PROBLEMS
 
 SECTIONS: dict[str, type[Options]] = {
-    "network": NetworkOptions,
     "optimizer": OptimizerOptions,
     "resources": Resources,
     "checkpoints": CheckpointOptions,
 }
-"""Sections that every grid has; each algorithm and problem has one of its own name as well."""
+"""Sections that every grid has; each algorithm and problem has one of its own name as well, and `network` has the
+keys of its kind."""
 
 NAMED = ("interventions", "diagnostics")
 """Sections that map names to options."""
@@ -51,6 +54,8 @@ class Top(Options):
 
     description: str = ""
     """What the grid is for; shown by `--list`."""
+    variants: str = VARIANTS_FILE
+    """The file, beside the grid or in `tune_configs/`, whose variants its axis names."""
     problem: str
     """Where data come from; its options stand in the section of this name."""
     algorithm: str
@@ -82,7 +87,7 @@ class Settings:
     problem_options: dict[str, Any]
     algorithm: str
     algorithm_options: dict[str, Any]
-    network: NetworkOptions
+    network: AnyNetworkOptions
     optimizer: OptimizerOptions
     interventions: dict[str, dict[str, Any]]
     diagnostics: dict[str, dict[str, Any]]
@@ -169,6 +174,7 @@ def _check_all(merged: dict[str, Any], blame: Blame, other_problems: list[str]) 
             raise UserError(f"{unknown(what, show(merged[what]), known)} [{blame((what,))}]")
     problem, algorithm = str(merged.get("problem", "")), str(merged.get("algorithm", ""))
     sections = _sections([problem, *other_problems], algorithm)
+    sections["network"] = network_options(_section(merged, "network"), blame)
     elsewhere = [f"{name}.{key}" for name, options in sections.items() for key in options.model_fields]
     for key in merged:
         allowed = [*Top.model_fields, "grid", *sections, *NAMED]
@@ -179,7 +185,9 @@ def _check_all(merged: dict[str, Any], blame: Blame, other_problems: list[str]) 
         name: check(options, _section(merged, name), (name,), blame, elsewhere) for name, options in sections.items()
     }
     _check_batch(checked[problem], checked[algorithm], checked["resources"], problem, algorithm, blame)
+    _check_evaluation(problem, checked[algorithm], algorithm, blame)
     check_tasks(problem, checked[problem], top.total_steps, blame)
+    check_network(problem, checked[problem], checked["network"], blame)
     diagnostics = _members("diagnostics", merged, blame)
     _check_served(diagnostics, algorithm, blame)
     return Settings(
@@ -190,6 +198,7 @@ def _check_all(merged: dict[str, Any], blame: Blame, other_problems: list[str]) 
         interventions=_members("interventions", merged, blame),
         diagnostics=diagnostics,
         total_steps=top.total_steps,
+        network=checked["network"],
         **{name: checked[name] for name in SECTIONS},
     )
 
@@ -215,6 +224,14 @@ def _check_batch(
         raise UserError(
             f"resources.env_runners = {resources.env_runners}: does not divide {key} = {copies}; choose a divisor "
             f"[{blame(('resources', 'env_runners'))}]"
+        )
+
+
+def _check_evaluation(problem: str, algorithm: Options, algorithm_name: str, blame: Blame) -> None:
+    if getattr(algorithm, "evaluation", None) is not None and not PROBLEMS[problem].holds_out:
+        raise UserError(
+            f"{algorithm_name}.evaluation: problem {problem} holds nothing out; take it away "
+            f"[{blame((algorithm_name, 'evaluation'))}]"
         )
 
 

@@ -1,6 +1,8 @@
-"""Spectral normalisation: hidden layers use W / sigma(W), sigma the largest singular value.
+"""Spectral normalisation: layers use W / sigma(W), sigma the largest singular value.
 
-Miyato et al. 2018 (arXiv 1802.05957, section 2.1 and Algorithm 1).
+Miyato et al. 2018 (arXiv 1802.05957, section 2.1 and Algorithm 1). In PPO from pixels (kai666-song/
+rl-plasticity-specnorm, `_maybe_spectral_norm` in `shared/modules.py`): every convolution and the fully connected layer
+of the encoder, no head.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, Len
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils import parametrize
 
+from lop_ray.errors import unknown
 from lop_ray.interventions.base import GradientStep, Intervention, Training
-from lop_ray.networks import HiddenLayer, hidden_layers, trainable_weight
+from lop_ray.interventions.layers import Affine, affine_layers, output_layers
+from lop_ray.networks import trainable_weight
 from lop_ray.options import Options
 
 _FIRST_ITERATIONS = 15
@@ -25,9 +29,13 @@ class SpectralNormOptions(Options):
     """The options of `spectral_norm`."""
 
     layers: Literal["hidden", "first"] = "hidden"
-    """hidden: every hidden layer; first: only the first (Lyle et al. 2023)."""
-    heads: bool = False
-    """Also the output layers: what reads a hidden layer and is none itself."""
+    """hidden: everything before the heads, that is every fully connected layer and convolution, those that write into a
+    residual stream too (rl-plasticity-specnorm: "shared encoder only"). first: only the first of them (Lyle et al.
+    2023)."""
+    heads: bool | Annotated[tuple[str, ...], Len(1)] = False
+    """Also the output layers: all, or those named. Of a network with several they have the names that it was built with
+    (`policy`, `value`); a network's only one has the network's name. rl-plasticity-specnorm argues against `[value]`:
+    with a Lipschitz constant of 1 a value cannot grow to the size of the returns."""
     power_iterations: Annotated[int, Gt(0)] = 1
     """Power iterations after each gradient step."""
 
@@ -51,10 +59,12 @@ class SpectralNorm(Intervention):
         """Registers the parametrisation; u starts at random, and 15 power iterations follow.
 
         Raises:
-            ValueError: A weight has a parametrisation already.
+            ValueError: A weight has a parametrisation already, or no network has a head of a name given.
         """
+        heads = {name: _heads(name, network) for name, network in networks.items()}
+        self._check_names([head for named in heads.values() for head in named])
         for name, network in networks.items():
-            for module in self._chosen(hidden_layers(network)):
+            for module in self._chosen(network, heads[name]):
                 if parametrize.is_parametrized(module, "weight"):
                     raise ValueError(
                         f"a layer of the network {name!r} has a parametrised weight already: {module}; "
@@ -65,14 +75,17 @@ class SpectralNorm(Intervention):
                 normed.iterate(weight, _FIRST_ITERATIONS)
                 parametrize.register_parametrization(module, "weight", normed)
 
-    def _chosen(self, layers: Sequence[HiddenLayer]) -> list[nn.Module]:
-        chosen = layers[:1] if self.options.layers == "first" else layers
-        modules: list[nn.Module] = [layer.incoming for layer in chosen]
-        if self.options.heads:
-            hidden = {id(layer.incoming) for layer in layers}
-            heads = {id(reader): reader for layer in layers for reader in layer.readers if id(reader) not in hidden}
-            modules += heads.values()
-        return modules
+    def _chosen(self, network: nn.Module, heads: Mapping[str, Affine]) -> list[Affine]:
+        hidden = list(affine_layers(network, heads=False).values())
+        wanted = self.options.heads
+        also = [head for name, head in heads.items() if (wanted if isinstance(wanted, bool) else name in wanted)]
+        return [*(hidden[:1] if self.options.layers == "first" else hidden), *also]
+
+    def _check_names(self, known: Sequence[str]) -> None:
+        wanted = () if isinstance(self.options.heads, bool) else self.options.heads
+        for name in wanted:
+            if name not in known:
+                raise ValueError(f"heads: {unknown('head', name, known)}")
 
     def attach(self, training: Training) -> None:
         """Finds the parametrised weights.
@@ -96,6 +109,15 @@ class SpectralNorm(Intervention):
         """Moves u and v towards the singular vectors of the weights as they are now."""
         for normed, weight in self._normed:
             normed.iterate(weight, self.options.power_iterations)
+
+
+def _heads(name: str, network: nn.Module) -> dict[str, Affine]:
+    """The output layers by name."""
+    heads = output_layers(network)
+    if len(heads) == 1:
+        return {name: heads[0]}
+    names = {id(module): key for key, module in getattr(network, "heads", nn.ModuleDict()).items()}
+    return {names.get(id(head), f"{name}_{i}"): head for i, head in enumerate(heads)}
 
 
 class _Normed(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ def renew_units(
     *,
     initialiser: Initialiser | None = None,
     bias: BiasRule = "zero",
+    readers: Sequence[nn.Linear | nn.Conv2d] | None = None,
 ) -> None:
     """Gives `units` fresh incoming weights and no influence on what reads them.
 
@@ -35,6 +37,7 @@ def renew_units(
         generator: Source of the fresh weights.
         initialiser: How to draw them; default the network's own rule.
         bias: zero; reinitialise: by the initialiser's rule; keep: leave as it is.
+        readers: Whose weights of the units become 0; default all that read the layer.
     """
     initialiser = initialiser or layer.initialiser
     weight = trainable_weight(layer.incoming)
@@ -44,12 +47,17 @@ def renew_units(
         old[units] = 0.0 if bias == "zero" else initialiser.bias(old[units], weight[0].numel(), generator)
     for parameter, fresh in _affine(layer):
         parameter[units] = fresh
-    for reader in layer.readers:
+    for reader in layer.readers if readers is None else readers:
         outgoing_columns(reader, layer.units)[:, units] = 0.0
 
 
 def zero_unit_moments(
-    optimizer: torch.optim.Optimizer, layer: HiddenLayer, units: Tensor, *, biases: bool = True
+    optimizer: torch.optim.Optimizer,
+    layer: HiddenLayer,
+    units: Tensor,
+    *,
+    biases: bool = True,
+    readers: Sequence[nn.Linear | nn.Conv2d] | None = None,
 ) -> None:
     """Zeroes the optimiser's moments of the weights into and out of `units`.
 
@@ -58,9 +66,10 @@ def zero_unit_moments(
         layer: The units' layer.
         units: [n], indices.
         biases: Also those of the units' biases, and of a normalisation's scale and shift.
+        readers: Whose weights count as those out of the units; default all that read the layer.
     """
     zero_rows(optimizer, trainable_weight(layer.incoming), units)
-    for reader in layer.readers:
+    for reader in layer.readers if readers is None else readers:
         zero_columns(optimizer, trainable_weight(reader), layer.units, units)
     if biases:
         for parameter in bias_parameters(layer):

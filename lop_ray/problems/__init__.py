@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -28,7 +28,10 @@ class Problem:
         description: One line.
         module: Where the two classes live.
         options_class: Name of the `lop_ray.options.Options` subclass.
-        env_class: Name of the `gymnasium.vector.VectorEnv` subclass, which takes the arguments of `make`.
+        env_class: Name of the `gymnasium.vector.VectorEnv` subclass, which takes the arguments of `make`; of a stream
+            the class that takes the options and `task_seed`.
+        kind: env: steps are made by acting. stream: supervised tasks, one after the other.
+        holds_out: Whether something is held out for evaluations: `env_class` then also takes `split` and `task`.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Problem:
     module: str
     options_class: str
     env_class: str
+    kind: Literal["env", "stream"] = "env"
+    holds_out: bool = False
 
     @property
     def Options(self) -> type[OptionsBase]:
@@ -48,6 +53,19 @@ class Problem:
         """All copies of the environment that `options` describe; see `make_problem`."""
         env_class = getattr(import_module(self.module), self.env_class)
         return env_class(options, num_threads=num_threads, task_seed=task_seed, trial_copies=trial_copies)
+
+    def make_held_out(
+        self, options: OptionsBase, *, task: int, num_threads: int = 1, task_seed: int = 0
+    ) -> VectorEnv[Any, Any, Any]:
+        """The environment on what training does not see, in one task for ever.
+
+        Raises:
+            ValueError: The problem holds nothing out.
+        """
+        if not self.holds_out:
+            raise ValueError(f"problem {self.name} holds nothing out")
+        env_class = getattr(import_module(self.module), self.env_class)
+        return env_class(options, num_threads=num_threads, task_seed=task_seed, split="test", task=task)
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -91,7 +109,14 @@ PROBLEMS: dict[str, Problem] = {
             "SlipperyWalker2dOptions",
             "VectorPlanar",
         ),
-        # `lop_ray.problems.procgen` joins when an algorithm learns discrete actions from images.
+        Problem(
+            "procgen",
+            "ProcGen from pixels, CoinRun first; levels, images, actions or games may shift",
+            "lop_ray.problems.procgen",
+            "ProcgenOptions",
+            "VectorProcgen",
+            holds_out=True,
+        ),
     ]
 }
 

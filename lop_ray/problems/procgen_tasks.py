@@ -133,6 +133,11 @@ class ProcgenOptions(Options):
         self.check_tasks(1)
         return self
 
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """[64, 64, 3]: height, width, channels."""
+        return IMAGE_SHAPE
+
     def task_schedule(self) -> ScheduleOptions:
         """When tasks change."""
         return self.shift.schedule()

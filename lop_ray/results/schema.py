@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"lop_ray.schema_version"
 
 STATUSES = ("running", "finished", "diverged", "failed", "stopped")
@@ -31,7 +31,7 @@ _WHEN: Columns = {
     "task": (_COUNT, "Task that the problem was at; counted from 0."),
 }
 _WHERE: Columns = {
-    "network": (_TEXT, "policy, value, q or classifier."),
+    "network": (_TEXT, "policy, value, policy_value (one network under both heads), q or classifier."),
     "layer": (_COUNT, "Hidden layer; 0 is the first."),
 }
 _DESCRIPTIONS: dict[str, Columns] = {
@@ -57,7 +57,7 @@ _DESCRIPTIONS: dict[str, Columns] = {
     "updates": _TRIAL_ID
     | _WHEN
     | {
-        "wall_s": (_FLOAT, "Time of this update in s: sampling, learning, diagnosing."),
+        "wall_s": (_FLOAT, "Time of this update in s: sampling, learning, diagnosing, evaluating."),
         "policy_loss": (_FLOAT, "Policy loss, mean over the minibatches of the last epoch."),
         "value_loss": (_FLOAT, "Value loss, mean over the minibatches of the last epoch."),
         "entropy": (_FLOAT, "Entropy of the policy in nats, mean over the last epoch."),
@@ -65,7 +65,10 @@ _DESCRIPTIONS: dict[str, Columns] = {
         "clip_fraction": (_FLOAT, "Share of samples whose ratio was clipped, over the last epoch."),
         "grad_norm": (_FLOAT, "L2 norm of the gradient before clipping, mean over all gradient steps of the update."),
         "explained_variance": (_FLOAT, "1 - Var(return - value) / Var(return) over the batch."),
-        "weight_change": (_FLOAT, "Sum of |dw| over the policy network's weights, biases left out, over this update."),
+        "weight_change": (_FLOAT, "Sum of |dw| over the policy's network, biases left out, over this update."),
+        "loss": (_FLOAT, "Supervised: loss, mean over the examples that the update showed, before each step."),
+        "accuracy": (_FLOAT, "Supervised: share of those examples that were classified right; null for regression."),
+        "test_accuracy": (_FLOAT, "Supervised: share of held-out examples classified right, after the update."),
         "episodes": (_COUNT, "Episodes that ended during this update."),
         "episode_return_mean": (_FLOAT, "Mean undiscounted return of those; null if none ended."),
         "sample_s": (_FLOAT, "Time for sampling, in s."),
@@ -78,6 +81,33 @@ _DESCRIPTIONS: dict[str, Columns] = {
         "episode_return": (_FLOAT, "Undiscounted return."),
         "length": (_COUNT, "Steps of the episode."),
         "terminated": (_BOOL, "True: a terminal state; false: cut by the time limit."),
+    },
+    "tasks": _TRIAL_ID
+    | _WHEN
+    | {
+        "examples": (_INT, "Examples shown in the task."),
+        "first_loss": (_FLOAT, "Loss on the task's examples before its first gradient step."),
+        "min_loss": (_FLOAT, "Least loss of any gradient step, before it; with minibatches of any update's mean."),
+        "last_loss": (_FLOAT, "Loss of the last gradient step, before it; with minibatches the last update's mean."),
+        "final_loss": (_FLOAT, "Loss on the task's examples after its last gradient step."),
+        "final_accuracy": (_FLOAT, "Share of the task's examples then classified right; null for regression."),
+        "online_accuracy": (_FLOAT, "Share of examples classified right when first shown; null for regression."),
+        "test_accuracy": (_FLOAT, "Share of held-out examples classified right at the task's end."),
+        "fresh_min_loss": (_FLOAT, "min_loss of a newly drawn network; null where none was trained."),
+        "fresh_final_loss": (_FLOAT, "final_loss of a newly drawn network."),
+        "fresh_final_accuracy": (_FLOAT, "final_accuracy of a newly drawn network."),
+        "distance": (_FLOAT, "Optimal-transport distance of the task's examples to the task before's; see problems."),
+    },
+    "evaluations": _TRIAL_ID
+    | _WHEN
+    | {
+        "split": (_TEXT, "What was evaluated on: test, held out from training."),
+        "episodes": (_COUNT, "Whole episodes, as many from each env copy."),
+        "episode_return_mean": (_FLOAT, "Mean undiscounted return."),
+        "episode_return_std": (_FLOAT, "Standard deviation of the returns (n - 1); null with one episode."),
+        "length_mean": (_FLOAT, "Mean steps of an episode."),
+        "returns": (pa.list_(pa.float32()), "Undiscounted return of each episode."),
+        "evaluate_s": (_FLOAT, "Time for the evaluation, in s; part of the update's wall_s."),
     },
     "layers": _TRIAL_ID
     | _WHEN
@@ -127,7 +157,11 @@ _DESCRIPTIONS: dict[str, Columns] = {
     "neurons": _TRIAL_ID
     | _WHEN
     | _WHERE
-    | {"margin": (pa.list_(pa.float32()), "Largest pre-activation over the buffer, one value a unit.")},
+    | {
+        "margin": (pa.list_(pa.float32()), "Largest pre-activation over the buffer, one value a unit."),
+        "gradient": (pa.list_(pa.float32()), "L2 norm of the loss's gradient in a unit's incoming weights and bias."),
+        "push": (pa.list_(pa.float32()), "Sum over samples of dL/dz: above 0 a gradient step lowers z."),
+    },
     "probes": _TRIAL_ID
     | _WHEN
     | {"probe": (_TEXT, "Name of the probe.")}

@@ -16,7 +16,7 @@ COMBINATIONS = pytest.mark.parametrize(
 )
 STEPS = 30
 
-# These renew units after a gradient step, and change weights there in no other way.
+# These renew units after a gradient step or an update, and change weights there in no other way.
 _RENEW = {"cbp", "redo", "resurrection"}
 RENEWING = [
     name
@@ -75,6 +75,8 @@ def test_changes_only_the_units_that_it_renews(network: str, intervention: str) 
         before = {id(p): p.detach().clone() for p in trainer.network.parameters()}
         state = copy.deepcopy(trainer.optimizer.state_dict())
         trainer.interventions.after_gradient_step(trainer.count, inputs)
+        if trainer.count % 5 == 0:
+            trainer.interventions.after_update(trainer.count, inputs)
 
         allowed = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in trainer.network.parameters()}
         changed = {id(p): before[id(p)] != p for p in trainer.network.parameters()}

@@ -14,6 +14,8 @@ from torch.nn.utils import parametrize
 
 from lop_ray.interventions import GradientStep, SpectralNorm, Training, exact_spectral_norm
 from lop_ray.networks import MLP, NetworkOptions, hidden_layers, record, trainable_weight
+from lop_ray.networks.conv import ConvNet, ConvOptions
+from lop_ray.networks.impala import ImpalaNet, ImpalaOptions
 from tests.cases import SmallConvNet
 from tests.interventions import tiny
 
@@ -79,6 +81,77 @@ def test_which_layers_are_normalised(options: dict[str, Any], names: set[str]) -
     net = MLP(4, 2, NetworkOptions(hidden=(8, 6)), seed=0)
     _built(net, **options)
     assert _parametrised(net) == names
+
+
+def _conv_net() -> ConvNet:
+    options = ConvOptions(channels=(4, 6), hidden=(8,))
+    return ConvNet((8, 8, 2), {"policy": 3, "value": 1}, options, seed=0)
+
+
+def _impala_net() -> ImpalaNet:
+    options = ImpalaOptions(channels=(4, 6), blocks=1, hidden=(8,))
+    return ImpalaNet((8, 8, 2), {"policy": 3, "value": 1}, options, seed=0)
+
+
+_CONV = {"body.conv_0", "body.conv_1", "top.body.hidden_0"}
+_IMPALA = {
+    *(f"body.stage_{i}{part}" for i in range(2) for part in ("", "_block_0.inner.conv_a", "_block_0.conv_b")),
+    "top.body.hidden_0",
+}
+_HEADS = {"top.heads.policy", "top.heads.value"}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "names"),
+    [
+        (_conv_net, {}, _CONV),
+        (_conv_net, {"heads": True}, _CONV | _HEADS),
+        (_conv_net, {"heads": ["value"]}, _CONV | {"top.heads.value"}),
+        (_conv_net, {"layers": "first", "heads": ["policy", "value"]}, {"body.conv_0"} | _HEADS),
+        (_impala_net, {}, _IMPALA),
+        (_impala_net, {"heads": True}, _IMPALA | _HEADS),
+        (_impala_net, {"layers": "first", "heads": ["value"]}, {"body.stage_0", "top.heads.value"}),
+    ],
+)
+def test_of_image_networks_the_whole_trunk_and_the_heads_that_are_named(
+    make: Any, options: dict[str, Any], names: set[str]
+) -> None:
+    net = make()
+    _built(net, **options)
+    assert _parametrised(net) == names
+    assert net(torch.zeros(2, 8, 8, 2, dtype=torch.uint8)).shape == (2, 4)
+
+
+def test_the_only_head_of_a_network_has_its_name() -> None:
+    networks = {name: tiny.network() for name in ("policy", "value")}
+    SpectralNorm(heads=["value"]).build(networks, torch.Generator())
+    assert _parametrised(networks["policy"]) == {"body.linear_0"}
+    assert _parametrised(networks["value"]) == {"body.linear_0", "head"}
+
+
+def test_a_head_that_no_network_has_is_refused() -> None:
+    message = "heads: unknown head 'valve'; did you mean 'value'\\? known: policy, value"
+    with pytest.raises(ValueError, match=message):
+        SpectralNorm(heads=["valve"]).build({"policy_value": _conv_net()}, torch.Generator())
+
+
+@pytest.mark.parametrize("make", [_conv_net, _impala_net])
+def test_every_weight_of_the_trunk_comes_to_norm_1(make: Any) -> None:
+    net = make()
+    norm = _built(net)
+    for _ in range(300):
+        norm.after_gradient_step(STEP)
+    for name in _parametrised(net):
+        assert exact_spectral_norm(net.get_submodule(name).weight) == pytest.approx(1.0, abs=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("heads", "dumped"),
+    [(False, False), (True, True), (["value"], ["value"]), (("policy", "value"), ["policy", "value"])],
+)
+def test_heads_are_dumped_as_a_grid_writes_them(heads: Any, dumped: Any) -> None:
+    options = SpectralNorm(heads=heads).options
+    assert options.model_dump(mode="json") == {"layers": "hidden", "heads": dumped, "power_iterations": 1}
 
 
 def test_converges_to_the_exact_norm_and_follows_the_weights() -> None:
@@ -208,7 +281,7 @@ def test_attaches_to_the_networks_it_is_given() -> None:
     assert not torch.equal(_vectors(copied.body.linear_0)[0], _vectors(net.body.linear_0)[0])
 
 
-@pytest.mark.parametrize("options", [{"power_iterations": 0}, {"layers": "all"}, {"n": 1}])
+@pytest.mark.parametrize("options", [{"power_iterations": 0}, {"layers": "all"}, {"heads": []}, {"n": 1}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SpectralNorm(**options)

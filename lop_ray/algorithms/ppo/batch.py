@@ -38,7 +38,7 @@ class FragmentsToBatch(ConnectorV2):
         columns = {
             key: torch.cat([part[key] for part in parts]) if len(parts) > 1 else parts[0][key] for key in parts[0]
         }
-        if self._options.normalize_advantages:
+        if self._options.normalize_advantages is True:
             columns[ADVANTAGES] = standardised(columns[ADVANTAGES])
         batch[DEFAULT_MODULE_ID] = columns
         return batch
@@ -63,12 +63,12 @@ class FragmentsToBatch(ConnectorV2):
     def _values(self, module: ActorCritic, fragment: Fragment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """V(s_t), gamma V(s_{t+1}) as the time-limit rule has it, and the discount, each [T, N]."""
         steps, copies = fragment.rewards.shape
-        struck = len(fragment.final_obs)
-        seen = np.concatenate(
-            [fragment.obs.reshape(-1, *fragment.obs.shape[2:]), fragment.last_obs, fragment.final_obs]
-        )
+        struck, acted_on = len(fragment.final_obs), fragment.obs.reshape(-1, *fragment.obs.shape[2:])
+        others = [fragment.last_obs, fragment.final_obs]
+        seen = np.concatenate(others if fragment.values is not None else [acted_on, *others])
         with torch.no_grad(), evaluation_mode(module):
-            all_values = module.compute_values({OBS: torch.from_numpy(seen).to(self._device)}).cpu().numpy()
+            new = module.compute_values({OBS: torch.from_numpy(seen).to(self._device)}).cpu().numpy()
+        all_values = new if fragment.values is None else np.concatenate([fragment.values.ravel(), new])
         values = all_values[: steps * copies].reshape(steps, copies)
         last = all_values[steps * copies : (steps + 1) * copies]
         discount = np.where(fragment.terminateds | fragment.truncateds, np.float32(0), np.float32(self._options.gamma))

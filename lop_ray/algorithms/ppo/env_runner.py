@@ -131,8 +131,9 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
         truncateds = np.zeros((steps, copies), bool)
         tasks = np.empty((steps, copies), np.int32)
         current, since = env.tasks, 0  # the tasks of the steps from `since` on
-        noise = distribution.draw_noise(actions.shape, self._generator) if explore else None
+        noise = module.draw_noise((steps, copies), self._generator) if explore else None
         policies: list[Any] = []
+        values: list[torch.Tensor] = []
         struck: list[tuple[int, int]] = []
         final_obs: list[np.ndarray] = []
         obs[0] = self._obs
@@ -141,7 +142,10 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
                 if random_actions:
                     actions[t] = env.action_space.sample()
                 else:
-                    policies.append(module.action_distribution(self._on_device(obs[t])))
+                    policy, value = module.act(self._on_device(obs[t]))
+                    policies.append(policy)
+                    if value is not None:
+                        values.append(value)
                     actions[t] = policies[t].act(None if noise is None else noise[t]).cpu().numpy()
                 obs[t + 1], rewards[t], terminated, truncated, infos = env.step(actions[t])
                 self._episode_return += rewards[t]
@@ -177,6 +181,7 @@ class ArrayEnvRunner(SingleAgentEnvRunner):
             last_obs=obs[steps],
             tasks=tasks,
             task=np.array(current),
+            values=torch.stack(values).cpu().numpy() if values else None,
         )
 
     def _on_device(self, obs: np.ndarray) -> torch.Tensor:

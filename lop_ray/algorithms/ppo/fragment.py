@@ -27,6 +27,7 @@ class Fragment:
         last_obs: Observation after the last step [N, observation].
         tasks: Task that each step was made in [T, N], int32.
         task: Task that each copy is in after the last step, and so the next step's [N], int32.
+        values: V of each observation acted on [T, N], where acting gave it.
     """
 
     obs: np.ndarray
@@ -40,6 +41,7 @@ class Fragment:
     last_obs: np.ndarray
     tasks: np.ndarray
     task: np.ndarray
+    values: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of env steps, T N."""
@@ -75,7 +77,8 @@ class Fragment:
         start, stop = start // length, stop // length
         struck = self.final_values_at[:, 1]
         keep = (struck >= start) & (struck < stop)
-        by_copy = {f.name: getattr(self, f.name)[:, start:stop] for f in fields(self) if f.name in _TIME_MAJOR}
+        whole = {f.name: getattr(self, f.name) for f in fields(self) if f.name in _TIME_MAJOR}
+        by_copy = {name: array[:, start:stop] for name, array in whole.items() if array is not None}
         return replace(
             self,
             **by_copy,
@@ -90,4 +93,4 @@ class Fragment:
         return self[steps]
 
 
-_TIME_MAJOR = {"obs", "actions", "logp", "rewards", "terminateds", "truncateds", "tasks"}
+_TIME_MAJOR = {"obs", "actions", "logp", "rewards", "terminateds", "truncateds", "tasks", "values"}

@@ -25,8 +25,9 @@ from lop_ray.algorithms.ppo.batch import (
     explained_variance,
 )
 from lop_ray.algorithms.ppo.fragment import Fragment
-from lop_ray.algorithms.ppo.loss import policy_loss, ratio_statistics, value_loss
-from lop_ray.algorithms.ppo.module import ACTION_DISTRIBUTION, ActorCritic
+from lop_ray.algorithms.ppo.loss import policy_loss, ratio_statistics, standardised_minibatch, value_loss
+from lop_ray.algorithms.ppo.module import ACTION_DISTRIBUTION, NETWORK_OUTPUTS, ActorCritic
+from lop_ray.algorithms.ppo.networks import with_policy
 from lop_ray.algorithms.ppo.options import PPOOptions
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.interventions.base import Interventions, LossStep, Training
@@ -86,7 +87,7 @@ class PlasticityLearner(PPOTorchLearner):
 
     @override(PPOTorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """One optimiser over policy, value and log standard deviation, as in the reference."""
+        """One optimiser over all networks and, if there is one, the log standard deviation, as in the reference."""
         parameters = self.get_parameters(self._module[module_id])
         self.register_optimizer(
             module_id=module_id,
@@ -123,7 +124,8 @@ class PlasticityLearner(PPOTorchLearner):
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, dict]:
         columns = batch[DEFAULT_MODULE_ID]
         self.kept_batch = columns if self.keep_batch else {}
-        weights = [trainable_weight(m) for m in self.actor_critic.policy.modules() if isinstance(m, nn.Linear)]
+        _, network = with_policy(self.actor_critic.networks())
+        weights = [trainable_weight(m) for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
         before = [weight.detach().clone() for weight in weights]
         fwd_out, loss, norms = self._run_epochs({key: columns[key] for key in _MINIBATCH_COLUMNS})
         change = torch.stack([(w.detach() - b).abs().sum() for w, b in zip(weights, before, strict=True)]).sum()
@@ -171,14 +173,17 @@ class PlasticityLearner(PPOTorchLearner):
         """Policy + c_v value - c_e entropy + the interventions' penalties, over one minibatch."""
         options = self.options
         dist = fwd_out[ACTION_DISTRIBUTION]
-        policy, log_ratio = policy_loss(dist.logp(batch[ACTIONS]), batch[LOGP], batch[ADVANTAGES], options.clip_param)
+        advantages = batch[ADVANTAGES]
+        if options.normalize_advantages == "minibatch":
+            advantages = standardised_minibatch(advantages)
+        policy, log_ratio = policy_loss(dist.logp(batch[ACTIONS]), batch[LOGP], advantages, options.clip_param)
         value = value_loss(fwd_out[VALUES], batch[RETURNS])
         total = policy + options.value_loss_coefficient * value
         if options.entropy_coefficient:
             total = total - options.entropy_coefficient * dist.entropy().mean()
         if self.interventions.penalise:
             losses = {"policy": policy, "value": value}
-            step = LossStep(self._inputs, batch[OBS], losses, self.actor_critic.network_outputs(fwd_out))
+            step = LossStep(self._inputs, batch[OBS], losses, fwd_out[NETWORK_OUTPUTS])
             penalty = self.interventions.loss_term(step)
             if penalty is not None:
                 total = total + penalty

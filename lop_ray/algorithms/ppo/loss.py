@@ -31,6 +31,11 @@ def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     return (values - returns).square().mean()
 
 
+def standardised_minibatch(advantages: Tensor) -> Tensor:
+    """(A - mean A) / (std A + 1e-8) with the unbiased deviation: `PPOTrainer` of awjuliani/deep-rl-plasticity."""
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
 @torch.no_grad()
 def ratio_statistics(log_ratio: Tensor, clip_param: float) -> tuple[Tensor, Tensor]:
     """How far the policy moved on a minibatch: approximate KL and share of clipped ratios.

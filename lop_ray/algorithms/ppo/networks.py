@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from lop_ray.algorithms.spec import TrialSpec
-from lop_ray.networks import MLP
+from lop_ray.networks import MLP, NetworkOptions
+from lop_ray.networks.kinds import make_image_network
+
+SHARED = "policy_value"
+"""Name of the one network under both heads."""
+
+T = TypeVar("T")
 
 
 def draw_networks(trial: TrialSpec, observation_shape: Sequence[int], actions: int, seed: int) -> dict[str, nn.Module]:
@@ -20,10 +27,26 @@ def draw_networks(trial: TrialSpec, observation_shape: Sequence[int], actions: i
         seed: Of the weights.
 
     Returns:
-        `policy` and `value`.
+        `policy` and `value` (kind mlp), or `policy_value`, whose output [B, actions + 1] is the policy's and then the
+        value.
     """
+    options = trial.network
+    if not isinstance(options, NetworkOptions):
+        heads = {"policy": actions, "value": 1}
+        return {SHARED: make_image_network(options, observation_shape, heads, seed=seed, name=SHARED)}
     (inputs,) = observation_shape
     return {
-        "policy": MLP(inputs, actions, trial.network, seed=seed, name="policy"),
-        "value": MLP(inputs, 1, trial.network, seed=seed, name="value"),
+        "policy": MLP(inputs, actions, options, seed=seed, name="policy"),
+        "value": MLP(inputs, 1, options, seed=seed, name="value"),
     }
+
+
+def with_policy(networks: Mapping[str, T]) -> tuple[str, T]:
+    """Name and network (or whatever stands for it) that the policy is part of."""
+    name = SHARED if SHARED in networks else "policy"
+    return name, networks[name]
+
+
+def split(output: Tensor) -> tuple[Tensor, Tensor]:
+    """A shared network's output [B, actions + 1] -> the policy's [B, actions], V [B]."""
+    return output[..., :-1], output[..., -1]

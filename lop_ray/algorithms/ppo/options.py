@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
-from pydantic import model_validator
+from pydantic import model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from lop_ray.options import Options
 
 Fraction = Annotated[float, Ge(0.0), Le(1.0)]
+
+
+class EvaluationOptions(Options):
+    """The `ppo.evaluation:` section: whole episodes on held-out data, for problems that hold some out."""
+
+    every_updates: Annotated[int, Gt(0)] = 100
+    """Updates between evaluations."""
+    episodes: Annotated[int, Gt(0)] = 30
+    """How many at least: every env copy plays the same number of whole ones."""
+    explore: bool = True
+    """Draw actions as in training, or take the most likely ones."""
 
 
 class PPOOptions(Options):
@@ -35,11 +47,14 @@ class PPOOptions(Options):
     """Weight of the entropy bonus."""
     grad_clip: Annotated[float, Gt(0.0)] | None = None
     """Largest global gradient norm, or null."""
-    normalize_advantages: bool = True
-    """Subtract the mean and divide by the standard deviation, over the whole batch."""
+    normalize_advantages: bool | Literal["minibatch"] = True
+    """Subtract the mean and divide by the standard deviation, over the whole batch; minibatch: over each minibatch,
+    1e-8 added to its deviation (Juliani & Ash 2024's code)."""
     time_limit: Literal["cut", "bootstrap"] = "cut"
     """What a time limit does to the value target. cut: as a terminal state (the paper's code);
     bootstrap: V of the last observation stands in (Pardo et al. 2018)."""
+    evaluation: EvaluationOptions | None = None
+    """Evaluations on held-out data; null: none."""
 
     @model_validator(mode="after")
     def _minibatches_divide_the_batch(self) -> PPOOptions:
@@ -49,3 +64,8 @@ class PPOOptions(Options):
                 "choose a divisor, so that every step of the batch is used once an epoch"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked_for(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)  # without evaluation a trial is what it was before there was any
+        return {key: value for key, value in dumped.items() if key != "evaluation" or value is not None}

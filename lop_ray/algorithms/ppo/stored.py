@@ -20,7 +20,7 @@ from lop_ray.seeding import torch_generator
 
 
 class StoredPPO(StoredTraining):
-    """Policy and value network, and the optimiser of both, as `PPOTraining.state` wrote them.
+    """The networks, and the optimiser of all of them, as `PPOTraining.state` wrote them.
 
     Networks are drawn from the trial's seed, changed by its interventions as at the start of the run, and given the
     checkpoint's weights and buffers.
@@ -40,13 +40,13 @@ class StoredPPO(StoredTraining):
             for _, runner in sorted(state["runners"].items())
             if runner.get("sampler", {}).get("observation_buffer") is not None
         ]
-        self._actions = len(module_state["log_std"])
-        first, *_ = (value for value in weights["policy"].values() if value.ndim > 1)
-        self.observation_shape = tuple((self._buffers[0] if self._buffers else first).shape[1:])
+        log_std = module_state.get("log_std")
+        self._actions: int = state["actions"] if "actions" in state else len(log_std)
+        self.observation_shape = state["observation_shape"] if "actions" in state else _first_width(weights["policy"])
         self._networks, self._initial = self._draw(), self._draw()
         for name, network in self._networks.items():
             network.load_state_dict(weights[name])
-        self._optimizer = self._restored(state["learner"]["optimizer"], module_state["log_std"])
+        self._optimizer = self._restored(state["learner"]["optimizer"], log_std)
 
     def _draw(self) -> dict[str, nn.Module]:
         trial = self._trial
@@ -55,16 +55,16 @@ class StoredPPO(StoredTraining):
         interventions.build(networks, torch_generator(trial.seed, "interventions", "build"))
         return {name: network.eval() for name, network in networks.items()}
 
-    def _restored(self, states: Mapping[str, Any], log_std: np.ndarray) -> torch.optim.Optimizer:
+    def _restored(self, states: Mapping[str, Any], log_std: np.ndarray | None) -> torch.optim.Optimizer:
         """The optimiser with its state; the parameters are in the order of the RLModule's.
 
         Raises:
             ValueError: The state is of other parameters.
         """
         (state,) = (each["state"] for each in states.values())
-        own = nn.Parameter(torch.from_numpy(np.array(log_std)))
+        own = [] if log_std is None else [nn.Parameter(torch.from_numpy(np.array(log_std)))]
         networks = self._networks.values()
-        parameters = [own, *(parameter for network in networks for parameter in network.parameters())]
+        parameters = [*own, *(parameter for network in networks for parameter in network.parameters())]
         options, lr = self._trial.optimizer, PPOOptions(**self._trial.algorithm_options).lr
         optimizer = make_optimizer(parameters, options, lr, networks=networks, seed=self._trial.seed)
         optimizer.load_state_dict(_tensors(state))
@@ -75,7 +75,7 @@ class StoredPPO(StoredTraining):
         return optimizer
 
     def networks(self) -> Mapping[str, nn.Module]:
-        """`policy` and `value`."""
+        """`policy` and `value`, or `policy_value`."""
         return self._networks
 
     def initial(self) -> Mapping[str, nn.Module]:
@@ -83,7 +83,7 @@ class StoredPPO(StoredTraining):
         return self._initial
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """One optimiser trains both."""
+        """One optimiser trains all."""
         return dict.fromkeys(self._networks, self._optimizer)
 
     def observations(self) -> Tensor | None:
@@ -92,6 +92,12 @@ class StoredPPO(StoredTraining):
             return None
         share = -(-max(map(len, self._buffers)) // len(self._buffers))
         return torch.from_numpy(np.concatenate([buffer[-share:] for buffer in self._buffers]))
+
+
+def _first_width(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """The inputs of a fully connected network; for checkpoints from before there were images, which lack the shape."""
+    first, *_ = (value for value in weights.values() if value.ndim > 1)
+    return tuple(first.shape[1:])
 
 
 def _tensors(state: Any) -> Any:

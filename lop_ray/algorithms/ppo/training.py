@@ -14,7 +14,9 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 
 from lop_ray.algorithms.ppo.algorithm import PlasticityPPOConfig
 from lop_ray.algorithms.ppo.env_runner import ArrayEnvRunner, FinishedEpisode
+from lop_ray.algorithms.ppo.evaluation import Evaluation
 from lop_ray.algorithms.ppo.learner import PlasticityLearner
+from lop_ray.algorithms.ppo.options import PPOOptions
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.algorithms.training import Rows
 
@@ -36,6 +38,8 @@ class PPOTraining:
     def __init__(self, trial: TrialSpec, callbacks: list[type] | None = None):
         config = PlasticityPPOConfig.for_trial(trial, callbacks)
         self.algorithm = config.build_algo()
+        evaluation = PPOOptions(**trial.algorithm_options).evaluation
+        self._evaluation = None if evaluation is None else Evaluation(trial, evaluation)
         self._copies: int = trial.problem_options["num_envs"]
         self._steps_an_update: int = config.train_batch_size_per_learner
         self.updates = 0
@@ -84,8 +88,12 @@ class PPOTraining:
         diagnosed = {
             table: [{**place, **row} for row in rows] for table, rows in algorithm.diagnostic_rows.items() if rows
         }
+        rows: Rows = {"updates": [row], "episodes": episodes, **diagnosed}
+        if self._evaluation is not None and self._evaluation.due(self.updates):
+            result = self._evaluation.run(self.learner.actor_critic, self.updates, place["task"])
+            rows["evaluations"] = [{**place, **result}]
         self._enter_task(max(next_task for *_, next_task in sampled))
-        return {"updates": [row], "episodes": episodes, **diagnosed}
+        return rows
 
     def _enter_task(self, task: int) -> None:
         """Tells the interventions of every task that has begun, and the env runners of the weights that are left."""
@@ -133,6 +141,8 @@ class PPOTraining:
         training = {
             "updates": self.updates,
             "task": self.task,
+            "observation_shape": tuple(self.learner.actor_critic.observation_space.shape),
+            "actions": self.learner.actor_critic.actions,
             "learner": self.learner.get_state(),
             "runners": dict(runners),
             "diagnostics": {} if self.algorithm.diagnostics is None else self.algorithm.diagnostics.state_dict(),
@@ -164,6 +174,8 @@ class PPOTraining:
 
     def close(self) -> None:
         """Ends the algorithm's workers."""
+        if self._evaluation is not None:
+            self._evaluation.close()
         self.algorithm.stop()
 
 
