@@ -1,8 +1,10 @@
 """Environment steps a second of a trial, beside RLlib's own PPO and beside what the hardware allows.
 
     python -m benchmarks.throughput
+    python -m benchmarks.throughput --problem coinrun
 
-Same work everywhere: Ant with 111 observations, two 2x256 networks, batch 2048, 10 epochs, minibatch 128.
+Same work everywhere: Ant with 111 observations, two 2x256 networks, batch 2048, 10 epochs, minibatch 128; or CoinRun
+with 8 copies, the conv network of `coinrun_grid`, batch 1024, 3 epochs, minibatch 64 (`benchmarks/pixels.py`).
 Every row is measured in a process of its own; floors are measured inside it, update by update in turn with
 the trial, so that a noisy machine troubles both alike. Ratios are taken within a round, and their medians
 over rounds reported.
@@ -18,10 +20,13 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks import pixels
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 WARM_UP = 3
@@ -196,49 +201,56 @@ def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
+JOBS = {"ours": measure_ours, "rllib": measure_rllib, "coinrun": pixels.measure}
+COLUMNS = {
+    "sample": ("s an update: sample", ".3f"),
+    "learn": ("learn", ".3f"),
+    "diagnose": ("diagnose", ".3f"),
+    "physics": ("floor: physics", ".3f"),
+    "sampling": ("floor: sampling", ".3f"),
+    "update": ("floor: update", ".3f"),
+    "of_floors": ("of floors", ".2f"),
+    "rss_mib": ("peak RSS MiB", ",.0f"),
+}
+
+
 def main() -> None:
     """Measures all rounds and prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problem", choices=("ant", "coinrun"), default="ant")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--updates", type=int, default=12, help="measured updates a row")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
         job = json.loads(args.job)
-        print(json.dumps(measure_ours(**job) if job.pop("kind") == "ours" else measure_rllib(**job)))
+        print(json.dumps(JOBS[job.pop("kind")](**job)))
         return
-    rounds = [one_round(args.updates) for _ in range(args.rounds)]
-    console = Console(width=140)
-    table = Table(
-        "measured",
-        "steps/s",
-        "seconds an update: sample",
-        "learn",
-        "floor: physics",
-        "floor: update",
-        "of floors",
-        "peak RSS MiB",
-    )
+    if args.problem == "coinrun":
+
+        def measured(cpus: int, **job: Any) -> dict[str, Any]:
+            return result_of(in_process(CORES[:cpus], kind="coinrun", cpus=cpus, updates=args.updates, **job))
+
+        report([pixels.one_round(measured) for _ in range(args.rounds)], pixels.ratios)
+    else:
+        report([one_round(args.updates) for _ in range(args.rounds)], ratios)
+
+
+def report(rounds: list[dict[str, dict[str, Any]]], ratios_of: Callable[[dict[str, dict[str, Any]]], Any]) -> None:
+    """Prints medians over rounds of what was measured, and of the ratios within each round."""
+    console = Console(width=150)
+    columns = {key: each for key, each in COLUMNS.items() if any(key in row for row in rounds[0].values())}
+    table = Table("measured", "steps/s", *(title for title, _ in columns.values()))
     for name in rounds[0]:
-
-        def cell(key: str, form: str, name: str = name) -> str:
+        cells = []
+        for key, (_, form) in columns.items():
             values = [r[name][key] for r in rounds if key in r[name]]
-            return format(statistics.median(values), form) if values else "-"
-
+            cells.append(format(statistics.median(values), form) if values else "-")
         speeds = [r[name]["steps_per_s"] for r in rounds]
-        table.add_row(
-            name,
-            f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f}-{max(speeds):,.0f})",
-            cell("sample", ".3f"),
-            cell("learn", ".3f"),
-            cell("physics", ".3f"),
-            cell("update", ".3f"),
-            cell("of_floors", ".2f"),
-            cell("rss_mib", ",.0f"),
-        )
+        table.add_row(name, f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f}-{max(speeds):,.0f})", *cells)
     console.print(table)
     table = Table("ratio", "median", "range")
-    all_ratios = [ratios(r) for r in rounds]
+    all_ratios = [ratios_of(r) for r in rounds]
     for name in all_ratios[0]:
         values = [r[name] for r in all_ratios]
         table.add_row(name, f"{statistics.median(values):.3f}", f"{min(values):.3f} - {max(values):.3f}")

@@ -93,7 +93,8 @@ def test_evaluation_plays_as_many_whole_episodes_in_each_copy_on_held_out_levels
     np.testing.assert_allclose(row["episode_return_mean"], returns.mean(), rtol=1e-6)
     np.testing.assert_allclose(row["episode_return_std"], returns.std(ddof=1), rtol=1e-6)
     assert row["length_mean"] <= 20
-    assert (returns <= 10).all() and (returns >= -0.2 - 1e-6).all()  # 10 at most; 20 steps at -0.01
+    assert returns.max() <= 10
+    assert returns.min() >= -0.2 - 1e-6  # 20 steps at -0.01
 
 
 def test_values_kept_while_acting_are_those_of_the_learner():

@@ -121,8 +121,8 @@ class Categorical(TorchCategorical):
         return self.log_probabilities.gather(-1, value.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, **kwargs: object) -> Tensor:
-        """-sum P log P in nats, [...]; an action of probability 0 adds nothing."""
-        return torch.special.entr(self.log_probabilities.exp()).sum(-1)
+        """-sum P log P in nats, [...]; finite, as is its gradient, where some P is 0 in floating point."""
+        return -(self.log_probabilities.exp() * self.log_probabilities).sum(-1)
 
     def sample(self, *, sample_shape: tuple[int, ...] | None = None) -> Tensor:
         """A draw with the global generator (RLlib's own callers); ours use `act`."""
