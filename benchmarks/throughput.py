@@ -201,7 +201,11 @@ def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
-JOBS = {"ours": measure_ours, "rllib": measure_rllib, "coinrun": pixels.measure}
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "ours": measure_ours,
+    "rllib": measure_rllib,
+    "coinrun": pixels.measure,
+}
 COLUMNS = {
     "sample": ("s an update: sample", ".3f"),
     "learn": ("learn", ".3f"),
