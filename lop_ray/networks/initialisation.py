@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from lop_ray.networks.parameters import trainable_weight
 
-InitName = Literal["lecun_uniform", "kaiming_uniform", "xavier_uniform", "xavier_normal", "orthogonal", "torch_default"]
+InitName = Literal[
+    "lecun_uniform",
+    "kaiming_uniform",
+    "xavier_uniform",
+    "xavier_normal",
+    "glorot_normal",
+    "orthogonal",
+    "torch_default",
+]
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -29,6 +37,7 @@ class Initialiser:
     | kaiming_uniform | U(+-gain sqrt(3 / fan_in)) (He et al. 2015) | 0 |
     | xavier_uniform | U(+-gain sqrt(6 / (fan_in + fan_out))) (Glorot & Bengio 2010) | 0 |
     | xavier_normal | N(0, gain^2 2 / (fan_in + fan_out)) | 0 |
+    | glorot_normal | N(0, 2 / (fan_in + fan_out)) whatever the gain (`nn.init.xavier_normal_` as it comes) | 0 |
     | orthogonal | gain times a random (semi-)orthogonal matrix (Saxe et al. 2014) | 0 |
     | torch_default | U(+-1 / sqrt(fan_in)) (`nn.Linear`, `nn.Conv2d`) | U(+-1 / sqrt(fan_in)) |
 
@@ -65,8 +74,9 @@ class Initialiser:
             nn.init.orthogonal_(whole, gain=self.gain, generator=generator)
             return whole[:count].to(like.device)
         draw = torch.empty((count, *shape[1:]), dtype=like.dtype)
-        if self.name == "xavier_normal":
-            draw.normal_(0.0, self.gain * math.sqrt(2 / (fan_in + fan_out)), generator=generator)
+        if self.name in ("xavier_normal", "glorot_normal"):
+            gain = self.gain if self.name == "xavier_normal" else 1.0
+            draw.normal_(0.0, gain * math.sqrt(2 / (fan_in + fan_out)), generator=generator)
         else:
             bound = {
                 "lecun_uniform": math.sqrt(3 / fan_in),

@@ -117,6 +117,30 @@ PROBLEMS: dict[str, Problem] = {
             "VectorProcgen",
             holds_out=True,
         ),
+        Problem(
+            "gaussian_mixture",
+            "two classes, each a mixture of Gaussians drawn anew for every task",
+            "lop_ray.problems.gaussian_mixture",
+            "GaussianMixtureOptions",
+            "GaussianMixture",
+            kind="stream",
+        ),
+        Problem(
+            "labelled_images",
+            "digits, MNIST or CIFAR-10 under random labels, permuted labels or permuted pixels",
+            "lop_ray.problems.labelled_images",
+            "LabelledImagesOptions",
+            "LabelledImages",
+            kind="stream",
+        ),
+        Problem(
+            "slowly_changing_regression",
+            "bits in, a number out, online; one of the slow bits flips every 10,000 examples",
+            "lop_ray.problems.slowly_changing_regression",
+            "SlowlyChangingRegressionOptions",
+            "SlowlyChangingRegression",
+            kind="stream",
+        ),
     ]
 }
 

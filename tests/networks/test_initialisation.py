@@ -41,9 +41,10 @@ def test_uniform_rules_fill_their_interval(name: InitName) -> None:
     assert abs(weight.mean().item()) < 4 * bound / math.sqrt(3 * OUT * IN)
 
 
-def test_xavier_normal_has_its_variance_and_tails() -> None:
-    weight = _draw("xavier_normal")
-    std = GAIN * math.sqrt(2 / (IN + OUT))
+@pytest.mark.parametrize(("name", "gain"), [("xavier_normal", GAIN), ("glorot_normal", 1.0)])
+def test_xavier_normal_has_its_variance_and_tails(name: InitName, gain: float) -> None:
+    weight = _draw(name)
+    std = gain * math.sqrt(2 / (IN + OUT))
     assert weight.std().item() == pytest.approx(std, rel=0.02)
     assert weight.abs().max() > 3.5 * std
 
