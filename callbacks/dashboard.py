@@ -70,8 +70,11 @@ class TrialStatusGauge(Callback):
         counts = self._skipped.copy()
         for trial in trials:
             result = trial.last_result or {}
-            status = result.get("status", "pending") if trial.status != "ERROR" else "failed"
-            counts[trial.config["spec"]["variant"], status] += 1
+            spec = trial.config["spec"]
+            for each in (spec, *spec.get("others", [])):
+                own = result.get("members", {}).get(each["trial_id"], result)
+                status = own.get("status", "pending") if trial.status != "ERROR" else "failed"
+                counts[spec["variant"], status] += 1
         for variant in {variant for variant, _ in counts}:
             for status in ("pending", "running", "finished", "diverged", "failed", "stopped"):
                 self._gauge.set(counts[variant, status], {"grid": self._grid, "variant": variant, "status": status})

@@ -16,6 +16,7 @@ from lop_ray.algorithms.spec import TrialSpec
 
 PLAIN_LINE_EVERY_S = 10.0
 _STATES = ("finished", "running", "waiting", "diverged", "failed")
+_ENDED = ("finished", "diverged")
 
 
 class Progress(Callback):
@@ -70,14 +71,20 @@ class Progress(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has begun, or begun again after a failure."""
-        self._state[_id(trial)] = "running"
+        for trial_id in _ids(trial):
+            if self._state[trial_id] not in _ENDED:
+                self._state[trial_id] = "running"
         self._show()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial has reported."""
-        trial_id = _id(trial)
+        for trial_id, own in result.get("members", {_ids(trial)[0]: result}).items():
+            self._take(trial_id, own)
+        self._show()
+
+    def _take(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id not in self._latest:
             for note in filter(None, result.get("notes", "").split("; ")):
                 self._say(f"{_name(self._specs[trial_id])}: {note}")
@@ -86,19 +93,23 @@ class Progress(Callback):
         if result["status"] == "diverged" and self._state[trial_id] != "diverged":
             self._say(f"{_name(self._specs[trial_id])} diverged: {result['reason']}")
         self._state[trial_id] = result["status"]
-        self._show()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed and will be tried again from its newest valid checkpoint."""
-        self._state[_id(trial)] = "waiting"
-        self._say(f"{_name(self._specs[_id(trial)])} failed and is tried again: {_reason(trial)}")
+        for trial_id in _ids(trial):
+            if self._state[trial_id] not in _ENDED:
+                self._state[trial_id] = "waiting"
+                self._say(f"{_name(self._specs[trial_id])} failed and is tried again: {_reason(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed for good: its traceback goes beside its checkpoints, its row says so."""
-        spec = self._specs[_id(trial)]
+        for trial_id in _ids(trial):
+            if self._state[trial_id] not in _ENDED:
+                self._fail(self._specs[trial_id], _reason(trial), _traceback(trial))
+
+    def _fail(self, spec: TrialSpec, reason: str, traceback: str) -> None:
         self._state[spec.trial_id] = "failed"
-        reason = _reason(trial)
-        log = self._plan.record_failure(spec, reason, _traceback(trial))
+        log = self._plan.record_failure(spec, reason, traceback)
         self.failed.append((spec, reason, log))
         self._say(f"{_name(spec)} failed: {reason}; log: {log}")
 
@@ -188,8 +199,10 @@ class Progress(Callback):
         return table
 
 
-def _id(trial: Any) -> str:
-    return trial.config["spec"]["trial_id"]
+def _ids(trial: Any) -> list[str]:
+    """Of a trial as Tune has it: its own, and those of the seeds that run with it."""
+    spec = trial.config["spec"]
+    return [spec["trial_id"], *(other["trial_id"] for other in spec.get("others", []))]
 
 
 def _name(spec: TrialSpec) -> str:

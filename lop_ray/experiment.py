@@ -34,6 +34,10 @@ OBJECT_STORE_BYTES = 300 * 1024**2
 """Trials pass next to nothing through the object store."""
 
 
+REUSABLE = ("supervised",)
+"""Algorithms whose trials can follow one another in one process: they keep nothing outside their training."""
+
+
 @dataclass
 class Outcome:
     """What became of a run.
@@ -182,9 +186,10 @@ def _tune(plan: Plan, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(prefix="lop_ray-tune-") as scratch, suppress(KeyboardInterrupt):
         tune.Tuner(
             tune.with_resources(trainable, _resources),
-            param_space={"spec": tune.grid_search([spec.model_dump(mode="json") for spec in plan.to_run])},
+            param_space={"spec": tune.grid_search([_as_config(group) for group in plan.groups])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=plan.max_concurrent,
+                reuse_actors=all(spec.algorithm in REUSABLE for spec in plan.to_run),
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -199,6 +204,11 @@ def _tune(plan: Plan, progress: Progress) -> None:
         ).fit()
 
 
+def _as_config(group: list[TrialSpec]) -> dict[str, Any]:
+    first, *others = (spec.model_dump(mode="json") for spec in group)
+    return {**first, "others": others} if others else first
+
+
 def _resources(config: dict[str, Any]) -> Any:
     from ray import tune
 
@@ -209,10 +219,13 @@ def _resources(config: dict[str, Any]) -> Any:
 
 def _trial_name(trial: Any) -> str:
     spec = trial.config["spec"]
-    return f"{spec['variant']}-seed{spec['seed']}-{spec['trial_id']}"
+    more = f"-and-{len(spec['others'])}-more" if "others" in spec else ""
+    return f"{spec['variant']}-seed{spec['seed']}{more}-{spec['trial_id']}"
 
 
 def _make_training(spec: TrialSpec) -> Training:
+    if spec.algorithm == "supervised":
+        return make_training(spec, [])  # without RLlib, which takes seconds to load
     from callbacks.plasticity import PlasticityCallback
 
     return make_training(spec, [PlasticityCallback])

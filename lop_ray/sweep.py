@@ -13,9 +13,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from lop_ray.algorithms.spec import Resources, TrialSpec
+from lop_ray.config.catalogue import check_trial
 from lop_ray.config.checks import show
 from lop_ray.config.grid import Grid
 from lop_ray.config.settings import Settings
@@ -199,11 +201,26 @@ class Plan:
 
     @property
     def concurrency(self) -> int | None:
-        """How many trials run at a time; None if only the cluster can tell."""
-        limits = [len(self.to_run)] + ([] if self.max_concurrent is None else [self.max_concurrent])
-        if self.machine is None:
-            return None if self.max_concurrent is None else min(limits)
-        return min(*limits, self.machine.holds(self.specs[0].resources))
+        """How many trials run at a time, seeds of one network each for itself; None if only the cluster can tell."""
+        limits = [len(self.groups)] + ([] if self.max_concurrent is None else [self.max_concurrent])
+        if self.machine is not None:
+            limits.append(self.machine.holds(self.specs[0].resources))
+        elif self.max_concurrent is None:
+            return None
+        return sum(sorted(map(len, self.groups), reverse=True)[: min(limits)]) if self.groups else 0
+
+    @cached_property
+    def groups(self) -> list[list[TrialSpec]]:
+        """The trials that run, those together that run as one; `resources.seeds_per_trial` says how many do."""
+        together: dict[Any, list[list[TrialSpec]]] = {}
+        for spec in self.to_run:
+            # Those that have begun are not held back to where others begin.
+            rows = together.setdefault((_whatever_the_seed(spec), spec.trial_id in self.continued_at), [])
+            if not rows or len(rows[-1]) >= spec.resources.seeds_per_trial:
+                rows.append([])
+            rows[-1].append(spec)
+        place = {spec.trial_id: i for i, spec in enumerate(self.to_run)}
+        return sorted((row for rows in together.values() for row in rows), key=lambda row: place[row[0].trial_id])
 
     def state(self, spec: TrialSpec) -> str:
         """new, continues at N, finished or diverged."""
@@ -271,6 +288,8 @@ def make_plan(
         UserError: Something is wrong.
     """
     specs = make_trials(grid, variants, seeds)
+    for spec in _once_whatever_the_seed(specs):
+        check_trial(spec)
     warnings = dict.fromkeys(line for spec in specs for line in task_warnings(spec))
     resources = specs[0].resources  # the same in all: neither axes nor variants may set them
     if resources.gpus > 1 and resources.gpus != int(resources.gpus):
@@ -311,6 +330,15 @@ def make_plan(
         command=command,
         warnings=tuple(warnings),
     )
+
+
+def _once_whatever_the_seed(specs: Sequence[TrialSpec]) -> list[TrialSpec]:
+    """The first of every set of trials that differ in nothing but the seed."""
+    return list({_whatever_the_seed(spec): spec for spec in reversed(specs)}.values())[::-1]
+
+
+def _whatever_the_seed(spec: TrialSpec) -> str:
+    return spec.model_copy(update={"trial_id": "", "seed": 0}).model_dump_json()
 
 
 def _refuse_another_grid(

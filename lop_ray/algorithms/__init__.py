@@ -31,4 +31,8 @@ def make_training(trial: TrialSpec, callbacks: list[type]) -> Training:
         from lop_ray.algorithms.ppo.training import PPOTraining
 
         return PPOTraining(trial, callbacks)
-    raise ValueError(f"unknown algorithm {trial.algorithm!r}; known: ppo")
+    if trial.algorithm == "supervised":
+        from lop_ray.algorithms.supervised.training import SupervisedTraining
+
+        return SupervisedTraining(trial)
+    raise ValueError(f"unknown algorithm {trial.algorithm!r}; known: ppo, supervised")

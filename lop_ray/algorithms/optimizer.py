@@ -10,7 +10,7 @@ from torch import nn
 
 from lop_ray.algorithms.spec import OptimizerOptions, UPGDOptions
 from lop_ray.interventions.layers import output_layers
-from lop_ray.optimizers import UPGD
+from lop_ray.optimizers import UPGD, RootedAdam
 from lop_ray.seeding import torch_generator
 
 
@@ -25,7 +25,7 @@ def make_optimizer(
     """The optimiser that `options` ask for, over all `parameters`.
 
     Like the reference, weight decay acts on every parameter, biases and log standard deviation included.
-    Adam has the fused kernel: the same formula in one pass.
+    Adam and SGD have the fused kernel: the same formula in one pass.
 
     Args:
         parameters: What to train.
@@ -42,7 +42,8 @@ def make_optimizer(
         ValueError: Layers are to be told apart, and no network is given.
     """
     if options.name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum or 0.0, weight_decay=options.weight_decay)
+        momentum = options.momentum or 0.0
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=options.weight_decay, fused=True)
     if options.upgd is not None:
         return UPGD(
             _gated_groups(list(parameters), options.upgd, list(networks)),
@@ -53,6 +54,16 @@ def make_optimizer(
             decoupled=options.decoupled,
             generator=torch_generator(seed, "optimizer", "noise"),
             **options.upgd.model_dump(exclude={"layers", "ungated"}),
+        )
+    if options.eps_root is not None:
+        return RootedAdam(
+            parameters,
+            lr,
+            betas=options.betas,
+            eps=options.eps,
+            eps_root=options.eps_root,
+            weight_decay=options.weight_decay,
+            decoupled=options.decoupled,
         )
     kind = torch.optim.AdamW if options.decoupled else torch.optim.Adam
     return kind(parameters, lr=lr, betas=options.betas, eps=options.eps, weight_decay=options.weight_decay, fused=True)

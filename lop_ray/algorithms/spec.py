@@ -99,6 +99,9 @@ class Resources(Options):
     """GPUs of the trial's learner; a fraction shares one GPU between trials."""
     env_runners: Annotated[int, Ge(0)] = 0
     """Remote env runners; 0 samples in the trial's own process."""
+    seeds_per_trial: Annotated[int, Ge(1)] = 1
+    """Of supervised training: so many seeds run as one batched network, in one process with these resources. Each keeps
+    its own trial, rows and checkpoints, which are those of single runs but for rounding."""
 
 
 class CheckpointOptions(Options):

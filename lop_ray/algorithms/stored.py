@@ -15,7 +15,10 @@ from torch import Tensor
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.diagnostics import Diagnosable
 
-STORED = {"ppo": "lop_ray.algorithms.ppo.stored:StoredPPO"}
+STORED = {
+    "ppo": "lop_ray.algorithms.ppo.stored:StoredPPO",
+    "supervised": "lop_ray.algorithms.supervised.stored:StoredSupervised",
+}
 """Where the class is that reads an algorithm's checkpoints; it takes the trial's specification and the files."""
 
 

@@ -40,14 +40,23 @@ class Trial:
         store: Where its grid's results are.
         make_training: Builds the training.
         listeners: Told of every update's rows.
+        resume_at: Update of the checkpoint to go on from, 0 for none: those of later updates are given up. By default
+            the newest valid one.
 
     Attributes:
+        training: What it runs.
         status: running, finished, diverged, stopped, or failed after an error that was not expected.
         notes: What a person should know about this start, such as a checkpoint passed over.
     """
 
     def __init__(
-        self, spec: TrialSpec, store: Store, make_training: TrainingFactory, listeners: list[RowListener] | None = None
+        self,
+        spec: TrialSpec,
+        store: Store,
+        make_training: TrainingFactory,
+        listeners: list[RowListener] | None = None,
+        *,
+        resume_at: int | None = None,
     ):
         self.spec = spec
         self.status = "running"
@@ -57,17 +66,19 @@ class Trial:
         self._lock.acquire(wait_s=LOCK_WAIT_S)
         self._writer = store.trial_writer(spec.trial_id)
         self._checkpoints = Checkpoints(store.location, spec.trial_id, keep=spec.checkpoints.keep)
+        if resume_at is not None:
+            self._checkpoints.give_up_after(resume_at)
         checkpoint, self.notes = self._checkpoints.newest_valid()
         self._writer.rewind(checkpoint.update if checkpoint else 0)
         self._started_at = (store.trials().get(spec.trial_id) or {}).get("started_at") or _now()
         self._set_status("running", checkpoint.env_steps if checkpoint else 0, checkpoint.update if checkpoint else 0)
-        self._training: Training = make_training(spec)
+        self.training: Training = make_training(spec)
         if checkpoint:
-            self._training.restore({name: checkpoint.read(name) for name in checkpoint.files})
+            self.training.restore({name: checkpoint.read(name) for name in checkpoint.files})
             self.notes.append(f"continues from update {checkpoint.update}")
-        self._saved_at = self._training.env_steps
+        self._saved_at = self.training.env_steps
         self._saved_update = checkpoint.update if checkpoint else 0
-        self.latest: dict[str, Any] = {"env_steps": self._training.env_steps, "updates": self._training.updates}
+        self.latest: dict[str, Any] = {"env_steps": self.training.env_steps, "updates": self.training.updates}
         self._finish_if_done()
 
     @property
@@ -81,25 +92,38 @@ class Trial:
         After any error but divergence nothing more is written: the update's rows may be incomplete, and the next
         start goes on from the newest checkpoint.
         """
+        start = time.perf_counter()
         try:
-            self._advance()
-        except DivergedError as error:
-            self._end("diverged", f"update {self._training.updates + 1}: {error}")
+            try:
+                result: Rows | DivergedError = self.training.update()
+            except DivergedError as error:
+                result = error
+            self.take(result, time.perf_counter() - start)
         except BaseException:
             self.status = "failed"
             raise
 
-    def _advance(self) -> None:
-        start = time.perf_counter()
-        rows = self._training.update()
+    def take(self, result: Rows | DivergedError, wall_s: float) -> None:
+        """Takes in what an update gave, made here or by the group that the training belongs to.
+
+        Args:
+            result: Its rows, or why there are none.
+            wall_s: How long it took.
+        """
+        if isinstance(result, DivergedError):
+            self._end("diverged", f"update {self.training.updates + 1}: {result}")
+        else:
+            self._keep(result, wall_s)
+
+    def _keep(self, rows: Rows, wall_s: float) -> None:
         row = rows["updates"][0]
-        row["wall_s"] = time.perf_counter() - start
+        row["wall_s"] = wall_s
         for table, some in rows.items():
             self._writer.append_many(table, some)
         for listener in self._listeners:
             listener.on_rows(self.spec, rows)
-        self.latest = {**row, "updates": self._training.updates, "dead_fraction": dead_fraction(rows)}
-        if self._training.env_steps - self._saved_at >= self.spec.checkpoints.every_steps:
+        self.latest = {**row, "updates": self.training.updates, "dead_fraction": dead_fraction(rows)}
+        if self.training.env_steps - self._saved_at >= self.spec.checkpoints.every_steps:
             self._save()
         self._finish_if_done()
 
@@ -110,27 +134,27 @@ class Trial:
             self._end("stopped", "interrupted")
 
     def _finish_if_done(self) -> None:
-        if self._training.env_steps >= self.spec.total_steps:
+        if self.training.env_steps >= self.spec.total_steps:
             self._save()
             self._end("finished", None)
 
     def _save(self) -> None:
         """Rows first, then the checkpoint: rows past the newest checkpoint can be removed, missing ones not made."""
         self._writer.commit()
-        if self._training.updates > self._saved_update:
-            self._checkpoints.save(self._training.updates, self._training.env_steps, self._training.state(), versions())
-            self._saved_update = self._training.updates
-        self._saved_at = self._training.env_steps
+        if self.training.updates > self._saved_update:
+            self._checkpoints.save(self.training.updates, self.training.env_steps, self.training.state(), versions())
+            self._saved_update = self.training.updates
+        self._saved_at = self.training.env_steps
 
     def _end(self, status: str, reason: str | None) -> None:
         self._writer.commit()
         if status != "stopped":
             self._writer.join()
-        self._set_status(status, self._training.env_steps, self._training.updates, reason)
+        self._set_status(status, self.training.env_steps, self.training.updates, reason)
         self.status, self.reason = status, reason
         for listener in self._listeners:
             listener.on_end(self.spec, status)
-        self._training.close()
+        self.training.close()
         self._lock.release()
 
     def _set_status(self, status: str, env_steps: int, updates: int, reason: str | None = None) -> None:

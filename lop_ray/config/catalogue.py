@@ -13,14 +13,27 @@ from lop_ray.errors import UserError, unknown
 from lop_ray.options import Options
 
 if TYPE_CHECKING:
+    from lop_ray.algorithms.spec import TrialSpec
     from lop_ray.diagnostics.base import DiagnosticOptions
     from lop_ray.diagnostics.boundaries import BoundaryOptions
 
-ALGORITHMS = {"ppo": "lop_ray.algorithms.ppo.options:PPOOptions"}
+ALGORITHMS = {
+    "ppo": "lop_ray.algorithms.ppo.options:PPOOptions",
+    "supervised": "lop_ray.algorithms.supervised.options:SupervisedOptions",
+}
 """Where the options of each algorithm are; also the name of its section in a grid file."""
 
-DIAGNOSABLE = {"ppo": "lop_ray.algorithms.ppo.diagnosis:PPODiagnosis"}
+SUPERVISED = ("supervised",)
+"""Algorithms that learn from streams of tasks (`Problem.kind`); all others act in environments."""
+
+DIAGNOSABLE = {
+    "ppo": "lop_ray.algorithms.ppo.diagnosis:PPODiagnosis",
+    "supervised": "lop_ray.algorithms.supervised.diagnosis:SupervisedDiagnosis",
+}
 """Where the class is that says what an algorithm offers to diagnostics (`lop_ray.diagnostics.Diagnosable`)."""
+
+CHECKS = {"supervised": "lop_ray.algorithms.supervised.check:check_trial"}
+"""Where the function is that refuses a trial which its algorithm cannot train, before anything runs."""
 
 VARIANTS_FILE = "variants.yaml"
 
@@ -35,6 +48,25 @@ def offers(algorithm: str) -> frozenset[str]:
     """What an algorithm offers to diagnostics besides networks and observations, as they name it in `needs`."""
     found: frozenset[str] = _load(DIAGNOSABLE[algorithm]).offers() if algorithm in DIAGNOSABLE else frozenset()
     return found
+
+
+def check_trial(trial: TrialSpec) -> None:
+    """Refuses a trial that its algorithm cannot train.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if trial.resources.seeds_per_trial > 1 and trial.algorithm not in SUPERVISED:
+        raise UserError(
+            f"resources.seeds_per_trial = {trial.resources.seeds_per_trial}: seeds run as one batched network with "
+            f"algorithm {' or '.join(SUPERVISED)} alone, not with {trial.algorithm}; leave it out"
+        )
+    if trial.algorithm not in CHECKS:
+        return
+    try:
+        _load(CHECKS[trial.algorithm])(trial)
+    except ValueError as error:
+        raise UserError(f"variant {trial.variant}: {' '.join(str(error).split())}") from error
 
 
 def _load(place: str) -> Any:

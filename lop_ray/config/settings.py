@@ -173,6 +173,7 @@ def _check_all(merged: dict[str, Any], blame: Blame, other_problems: list[str]) 
         if what in merged and str(merged[what]) not in known:
             raise UserError(f"{unknown(what, show(merged[what]), known)} [{blame((what,))}]")
     problem, algorithm = str(merged.get("problem", "")), str(merged.get("algorithm", ""))
+    _check_kind(problem, algorithm, blame)
     sections = _sections([problem, *other_problems], algorithm)
     sections["network"] = network_options(_section(merged, "network"), blame)
     elsewhere = [f"{name}.{key}" for name, options in sections.items() for key in options.model_fields]
@@ -187,7 +188,8 @@ def _check_all(merged: dict[str, Any], blame: Blame, other_problems: list[str]) 
     _check_batch(checked[problem], checked[algorithm], checked["resources"], problem, algorithm, blame)
     _check_evaluation(problem, checked[algorithm], algorithm, blame)
     check_tasks(problem, checked[problem], top.total_steps, blame)
-    check_network(problem, checked[problem], checked["network"], blame)
+    if PROBLEMS[problem].kind == "env":  # streams are read when the grid is planned
+        check_network(problem, checked[problem], checked["network"], blame)
     diagnostics = _members("diagnostics", merged, blame)
     _check_served(diagnostics, algorithm, blame)
     return Settings(
@@ -201,6 +203,24 @@ def _check_all(merged: dict[str, Any], blame: Blame, other_problems: list[str]) 
         network=checked["network"],
         **{name: checked[name] for name in SECTIONS},
     )
+
+
+def _check_kind(problem: str, algorithm: str, blame: Blame) -> None:
+    """Refuses an algorithm that cannot learn from data of the problem's kind.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if problem not in PROBLEMS or algorithm not in catalogue.algorithms():
+        return
+    kind = PROBLEMS[problem].kind
+    fitting = [name for name in catalogue.algorithms() if (name in catalogue.SUPERVISED) == (kind == "stream")]
+    if algorithm not in fitting:
+        what = "a stream of supervised tasks" if kind == "stream" else "an environment to act in"
+        raise UserError(
+            f"algorithm = {algorithm}: problem {problem} is {what}; use {' or '.join(fitting)} "
+            f"[{blame(('algorithm',))}]"
+        )
 
 
 def _check_batch(

@@ -171,6 +171,13 @@ class Checkpoints:
                 passed_over.append(f"Checkpoint {self.location / folder} was passed over: {error}.")
         return found, passed_over
 
+    def give_up_after(self, update: int) -> None:
+        """Deletes the checkpoints of later updates: the rows that they stand on are about to be removed."""
+        for folder in sorted(self._folders(), reverse=True):
+            if int(folder.rpartition("-")[2]) > update:
+                self.location.delete(f"{folder}/{MARKER}")
+                self.location.delete_tree(folder)
+
     def _verified(self, folder: str) -> Checkpoint:
         location = self.location / folder
         marker = self._marker(folder)

@@ -19,7 +19,8 @@ PROMISED = {
     "trials": "trial_id grid problem algorithm variant seed status reason env_steps updates config git_commit "
     "git_dirty versions hardware started_at finished_at",
     "updates": "trial_id update env_steps task wall_s policy_loss value_loss entropy approx_kl clip_fraction grad_norm "
-    "explained_variance weight_change episodes episode_return_mean sample_s learn_s diagnose_s",
+    "explained_variance weight_change loss accuracy test_accuracy episodes episode_return_mean sample_s learn_s "
+    "diagnose_s",
     "episodes": "trial_id update env_steps task episode_return length terminated",
     "layers": "trial_id update env_steps task network layer units dead at_risk always_on selective mean_margin dormant "
     "activity stable_rank effective_rank feature_rank weight_magnitude weight_change activation_rate",
@@ -29,6 +30,9 @@ PROMISED = {
     "predictive_dead predictive_at_risk predictive_mean_margin actual_dead actual_at_risk actual_mean_margin "
     "killed_by_shift killed_by_adaptation revived_by_shift revived_by_adaptation",
     "spectra": "trial_id update env_steps task network layer spectrum x y",
+    "tasks": "trial_id task update env_steps examples first_loss min_loss last_loss final_loss final_accuracy "
+    "online_accuracy test_accuracy fresh_min_loss fresh_final_loss fresh_final_accuracy distance",
+    "evaluations": "trial_id update env_steps task split episodes episode_return_mean returns",
 }
 
 

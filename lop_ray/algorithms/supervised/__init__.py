@@ -1,0 +1,1 @@
+"""Supervised training on a stream of tasks: plain PyTorch, without RLlib."""
