@@ -2,6 +2,7 @@
 
     python -m lop_ray.diagnose results/ant_grid/trials/t123456789abc --diagnostics hessian_density,probe
     python -m lop_ray.diagnose results/ant_grid/trials/t123456789abc/checkpoints/000004-update-1220
+    python -m lop_ray.diagnose results/coinrun_quick/trials/t123456789abc --collect 2560
 
 For questions that are asked after the training: any diagnostic that a grid could have switched on, on all checkpoints
 of a trial or on one. The trial may be running; it is only read. Rows go to `results/<grid>/diagnose/`, beside those of
@@ -12,6 +13,11 @@ A checkpoint has the networks, the optimiser and the observations that the run k
 a batch nor losses: derivatives are of the regression toward the network's own output + N(0, 1), unless `--set` says
 otherwise. What compares with the network from before an update needs `--before`, another checkpoint of the trial.
 Rows that a run writes at intervals (margins of units, spectra) are always written here.
+
+Where the problem holds something out (ProcGen's levels), the stored policy acts on that first, for ten observations a
+feature of the last hidden layer, and what looks at observations looks at all of those; by default that is what tells
+whether units and features are alive (`lop_ray.collection.DIAGNOSTICS`). `--collect N` says how many, `--collect 0`
+takes the checkpoint's own instead.
 
 Exit codes: 0 done; 1 a diagnostic failed on the numbers (NaN in the weights), the others are written; 2 bad input, said
 in one line, nothing written; 130 interrupted.
@@ -75,31 +81,44 @@ def _main(arguments: list[str]) -> int:
 
     trial = find_trial(chosen.place)
     given = None if chosen.observations is None else read_observations(chosen.observations)
+    if given and chosen.collect:
+        raise UserError("--collect and --observations both say what to measure on: give one of them")
     before = None if chosen.before is None else trial.checkpoint(chosen.before)
     snapshots = trial.snapshots()
     for note in trial.notes:
         print(f"note: {note}", file=sys.stderr)
     work = []  # everything is checked before anything is measured
     for snapshot in snapshots:
-        observations = snapshot.observations(given)
+        observations, collected = given, False
+        if given is None and snapshot.collects(chosen.collect):
+            observations, collected = snapshot.collect(chosen.collect, trial.task_at(snapshot.update), chosen.act), True
+        source = "checkpoint" if observations is None else observations.name
+        seen = snapshot.observations(observations)
         offered = snapshot.training.offers() - (set() if before else {"before"})
-        options = choose_options(names, assignments, offered, len(observations))
-        work.append((snapshot, observations, options))
-    failed = [_diagnose(trial, *each, before, "checkpoint" if given is None else given.name) for each in work]
+        options = choose_options(names, assignments, offered, len(seen), collected=collected)
+        work.append((snapshot, seen, options, source))
+    failed = [_diagnose(trial, *each[:3], before, each[3]) for each in work]
     print(f"rows: {trial.grid_location}/diagnose")
     return FAILED if any(failed) else DONE
 
 
 def choose_options(
-    names: Sequence[str] | None, assignments: Sequence[Assignment], offered: frozenset[str], samples: int
+    names: Sequence[str] | None,
+    assignments: Sequence[Assignment],
+    offered: frozenset[str],
+    samples: int,
+    *,
+    collected: bool = False,
 ) -> dict[str, DiagnosticOptions]:
     """The options of the diagnostics to run on a checkpoint.
 
     Args:
-        names: Which; all that can be run by default.
+        names: Which; by default all that can be run, or on collected observations those that are meant for them, and
+            whatever `assignments` name.
         assignments: What `--set` sets.
         offered: What the checkpoint has besides networks and observations, as diagnostics name it in `needs`.
         samples: How many observations there are.
+        collected: Whether they were collected for this; then all are looked at, unless `assignments` say otherwise.
 
     Returns:
         By name, in the order of `names` or of the registry.
@@ -107,13 +126,15 @@ def choose_options(
     Raises:
         UserError: Unknown name or key, a value out of range, or something is needed that is not there.
     """
+    from lop_ray.collection import DIAGNOSTICS as OF_COLLECTED
     from lop_ray.config.checks import dotted
     from lop_ray.diagnostics import DIAGNOSTICS
 
     found: dict[str, DiagnosticOptions] = {}
-    for name in DIAGNOSTICS if names is None else names:
+    asked = dict.fromkeys([*OF_COLLECTED, *(each.path[0] for each in assignments)]) if collected else DIAGNOSTICS
+    for name in asked if names is None else names:
         own = {dotted(each.path[1:]): each for each in assignments if each.path[0] == name}
-        options = _options(name, own)
+        options = _options(name, own, samples if collected else None)
         lacking = sorted(options.needs() - offered)
         if lacking and (names is not None or own):
             raise UserError(f"{name}: needs {_missing(lacking)}")
@@ -127,15 +148,19 @@ def choose_options(
     return found
 
 
-def _options(name: str, own: Mapping[str, Assignment]) -> DiagnosticOptions:
+def _options(name: str, own: Mapping[str, Assignment], collected: int | None) -> DiagnosticOptions:
     """Of one diagnostic: nothing is done at intervals, what can be stored is, and the loss needs no batch."""
+    from lop_ray.collection import RANKS
     from lop_ray.config.checks import check, dotted
     from lop_ray.diagnostics import DIAGNOSTICS
+    from lop_ray.diagnostics.base import ObservingOptions
 
     kind = DIAGNOSTICS[name]
     values: dict[str, Any] = {key: 1 for key in kind.model_fields if key == "every" or key.endswith("_every")}
     values |= {key: True for key in kind.model_fields if key == "store"}
     values |= {key: "perturbed_output" for key in kind.model_fields if key == "loss"}
+    if collected is not None and issubclass(kind, ObservingOptions):
+        values |= {"samples": collected} | ({"kinds": RANKS} if "kinds" in kind.model_fields else {})
     values |= {key: each.value for key, each in own.items()}
 
     def blame(path: Sequence[str]) -> str:
@@ -177,7 +202,7 @@ def _diagnose(
     from lop_ray.results.diagnoses import Making, write_diagnosis
     from lop_ray.results.provenance import git_state
 
-    print(f"{trial} update {snapshot.update:,}, {len(observations):,} observations ({source})")
+    print(f"{trial} update {snapshot.update:,}, {len(observations):,} observations ({source})", flush=True)
     git, columns = git_state(), {"env_steps": snapshot.env_steps, "task": trial.task_at(snapshot.update)}
     everything: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name, chosen in options.items():
@@ -196,6 +221,7 @@ def _diagnose(
         everything[name] = made
         print(f"  {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
     _print_tables(everything)
+    _print_summary(everything, len(observations))
     return any(row["metric"] == "failed" for made in everything.values() for row in made.get("probes", ()))
 
 
@@ -224,6 +250,19 @@ def _print_tables(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
             )
     if stored:
         print(f"also written: {', '.join(stored)}")
+
+
+def _print_summary(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], samples: int) -> None:
+    """Of the last hidden layer, a line a number."""
+    from lop_ray.collection import last_layer_summary
+    from lop_ray.console import print_rows
+
+    summary = last_layer_summary(found)
+    networks = list(dict.fromkeys(network for cells in summary.values() for network in cells))
+    if summary:
+        title = f"last hidden layer, {samples:,} observations"
+        rows = [[number, *(cells.get(network, "-") for network in networks)] for number, cells in summary.items()]
+        print_rows(title, [title, *networks], rows)
 
 
 def _written(value: Any) -> str:
@@ -284,6 +323,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--diagnostics", metavar="A,B", help="only these; default: all that a checkpoint serves")
     add("--observations", metavar="FILE.npz", help="array `observations` [N, ...] to measure on; default: the "
         "checkpoint's own")  # fmt: skip
+    add("--collect", type=int, metavar="N", help="let the stored policy act on what the problem holds out, for so many "
+        "observations; default there: ten a feature; 0: the checkpoint's own")  # fmt: skip
+    add("--act", choices=["policy", "random"], default="policy", help="whose actions collect: the policy's, or "
+        "uniform ones")  # fmt: skip
     add("--before", metavar="CHECKPOINT", help="what stands for the network before the update, for churn and the like")
     add("--set", nargs="+", action="extend", default=[], metavar="NAME.KEY=VALUE",
         help="set an option of a diagnostic (probe.steps=500)")  # fmt: skip

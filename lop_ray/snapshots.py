@@ -15,8 +15,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from lop_ray.algorithms.ppo.networks import with_policy
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.algorithms.stored import StoredTraining, StoredVersionError, open_training
+from lop_ray.collection import SAMPLES_PER_FEATURE, Actor, collect, features_of_last_layer, holds_out
 from lop_ray.errors import UserError, nearest
 from lop_ray.results import (
     Checkpoint,
@@ -38,7 +40,7 @@ class Observations:
 
     Attributes:
         name: The file's name and the first digits of its SHA-256.
-        values: [N, ...], float32.
+        values: [N, ...], float32, or bytes.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Snapshot:
     """A checkpoint of a trial.
 
     Attributes:
+        trial: What was trained.
         update: Updates of the trial when it was saved.
         env_steps: Environment steps of the trial when it was saved.
         training: What it holds.
@@ -62,7 +65,7 @@ class Snapshot:
     """
 
     def __init__(self, trial: TrialSpec, checkpoint: Checkpoint):
-        self.update, self.env_steps = checkpoint.update, checkpoint.env_steps
+        self.trial, self.update, self.env_steps = trial, checkpoint.update, checkpoint.env_steps
         try:
             self.training: StoredTraining = open_training(trial, {n: checkpoint.read(n) for n in checkpoint.files})
         except StoredVersionError as error:
@@ -73,6 +76,36 @@ class Snapshot:
             ) from error
         except (ValueError, DamagedCheckpointError) as error:
             raise UserError(f"checkpoint {checkpoint.location}: {error}") from error
+
+    def collects(self, count: int | None) -> bool:
+        """Whether to collect observations: if so many are asked for, or by default where something is held out."""
+        return bool(count) if count is not None else holds_out(self.trial)
+
+    def collect(self, count: int | None, task: int | None, actor: Actor) -> Observations:
+        """Lets the stored policy act on what the problem holds out.
+
+        Args:
+            count: How many observations; None: ten a feature of the policy's last hidden layer.
+            task: Which task of the problem; None: the first.
+            actor: Who draws the actions.
+
+        Returns:
+            The observations.
+
+        Raises:
+            UserError: Nothing is held out, or `count` is negative.
+        """
+        if not holds_out(self.trial):
+            raise UserError(
+                f"--collect: problem {self.trial.problem} holds nothing out; measure on --observations FILE.npz"
+            )
+        _, policy = with_policy(self.training.networks())
+        wanted = SAMPLES_PER_FEATURE * features_of_last_layer(policy) if count is None else count
+        if wanted < 0:
+            raise UserError(f"--collect {wanted}: should be a number of observations, or 0 for the checkpoint's own")
+        number = task or 0
+        found = collect(self.trial, policy, wanted, task=number, update=self.update, actor=actor)
+        return Observations(f"held out, task {number}, actions of {actor}", found)
 
     def observations(self, given: Observations | None) -> Tensor:
         """Those given, or the checkpoint's own.
@@ -91,7 +124,8 @@ class Snapshot:
             raise UserError(
                 f"--observations: shape {list(found.shape)}, but the networks read [N, {', '.join(map(str, shape))}]"
             )
-        return found
+        reads_bytes = all(hasattr(network, "scaled") for network in self.training.networks().values())
+        return found if reads_bytes or found.is_floating_point() else found.float()
 
 
 @dataclass
@@ -242,4 +276,5 @@ def read_observations(file: str) -> Observations:
     if not np.isfinite(values).all():
         raise UserError(f"--observations {file}: holds NaN or infinity; remove those rows")
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return Observations(f"{Path(file).name} {digest}", torch.from_numpy(values.astype(np.float32)))
+    numbers = values if values.dtype == np.uint8 else values.astype(np.float32)  # images stay as they were seen
+    return Observations(f"{Path(file).name} {digest}", torch.from_numpy(numbers))

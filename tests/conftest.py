@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 import tests.typechecker  # noqa: F401  the hook below loads no more than `tests`
 
 SHAPED = ["batched", "curvature", "features", "gradients", "input_curvature", "kfac", "losses", "probe"]
-SHAPED += ["ranks", "units", "weights"]
+SHAPED += ["ranks", "unit_gradients", "units", "weights"]
 
 # One thread a process: tests run side by side, and results must not depend on how many cores there are.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -73,8 +73,8 @@ def test_a_checkpoint_can_be_named_alone(life):
 
 def test_all_that_a_checkpoint_serves_runs_by_default(life, capsys):
     assert main([life.folder, *FAST]) == 0
-    made = {row["diagnostic"] for table in ("layers", "probes") for row in rows(life, table)}
-    assert made == set(DIAGNOSTICS) - {"churn", "predictive_margins", "trust_region"}
+    made = {row["diagnostic"] for table in ("layers", "probes", "neurons") for row in rows(life, table)}
+    assert made == set(DIAGNOSTICS) - {"churn", "predictive_margins", "trust_region", "spectral_norm_error"}
     assert {row["spectrum"] for row in rows(life, "spectra")} >= {"weight_singular_values", "hessian_density"}
     assert json.loads(rows(life, "probes", diagnostic="hessian_density")[0]["options"])["loss"] == "perturbed_output"
     assert "epsilon_rank" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.analysis.pixel_store import write_pixel_store
 from tests.analysis.store import write_slippery_store, write_spectra_store, write_store
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -67,6 +68,14 @@ def spectra(tmp_path_factory: pytest.TempPathFactory) -> list:
     return run(folder, "spectra.ipynb")
 
 
+@pytest.fixture(scope="module")
+def coinrun(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What the cells of the CoinRun notebook put out on a small store."""
+    folder = tmp_path_factory.mktemp("coinrun")
+    write_pixel_store(folder / "results")
+    return run(folder, "coinrun.ipynb")
+
+
 def test_every_figure_is_drawn(outputs: list) -> None:
     # Return, unit states, dead, dormant, mean margin, spread of margins, weight magnitude, stable rank.
     images = [output for output in outputs if "image/png" in output.get("data", {})]
@@ -85,7 +94,7 @@ def test_tables_give_seeds_intervals_and_provenance(outputs: list) -> None:
     assert "torch 2.13" in provenance
 
 
-@pytest.mark.parametrize("notebook", ["outputs", "slippery", "paper", "spectra"])
+@pytest.mark.parametrize("notebook", ["outputs", "slippery", "paper", "spectra", "coinrun"])
 def test_no_cell_warns(notebook: str, request: pytest.FixtureRequest) -> None:
     assert [output.text for output in request.getfixturevalue(notebook) if output.get("name") == "stderr"] == []
 
@@ -120,6 +129,16 @@ def test_spectra_are_drawn(spectra: list) -> None:
     trials, density, provenance = tables_of(spectra)
     assert "cbp" in trials
     assert "epsilon_rank" in density
+    assert "torch 2.13" in provenance
+
+
+def test_coinrun_draws_the_sources_comparison(coinrun: list) -> None:
+    # Both splits, bars, dead, sparsity, effective rank, singular values, norms, power iteration.
+    assert len(images_of(coinrun)) == 8
+    trials, scores, published, provenance = tables_of(coinrun)
+    assert "specnorm" in trials
+    assert "5.50 [5.00, 6.00]" in scores
+    assert "6.96" in published
     assert "torch 2.13" in provenance
 
 

@@ -188,6 +188,23 @@ def return_curves(store: duckdb.DuckDBPyConnection, bin_steps: int = BIN_STEPS) 
     return curves.get((), [])
 
 
+def evaluation_curves(store: duckdb.DuckDBPyConnection, split: str = "test", bin_steps: int = BIN_STEPS) -> list[Curve]:
+    """Mean return of the evaluations within a bin, one curve a variant.
+
+    Args:
+        store: Connection with the views `trials` and `evaluations`.
+        split: What was evaluated on.
+        bin_steps: Bin width in environment steps.
+
+    Returns:
+        Curves in the order of `variant_order`; empty without evaluations.
+
+    Raises:
+        ValueError: `bin_steps` is not positive, or a variant has several trials of a seed (narrow the store).
+    """
+    return _curves(store, "evaluations", "episode_return_mean", (), f"split = '{split}'", bin_steps).get((), [])
+
+
 def weight_change_curves(store: duckdb.DuckDBPyConnection, bin_steps: int = WEIGHT_CHANGE_BIN_STEPS) -> list[Curve]:
     """The largest change of the policy's weights in one update within a bin, one curve a variant.
 

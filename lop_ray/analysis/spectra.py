@@ -116,7 +116,7 @@ def unit_margins(store: duckdb.DuckDBPyConnection, network: str = "policy", laye
         SELECT variant, seed, trial_id, list(neurons.env_steps ORDER BY neurons.env_steps),
                list(margin ORDER BY neurons.env_steps)
         FROM neurons JOIN (SELECT trial_id, variant, seed FROM trials) USING (trial_id)
-        WHERE network = ? AND layer = ?
+        WHERE network = ? AND layer = ? AND margin IS NOT NULL
         GROUP BY ALL ORDER BY seed
         """,
         [network, layer],

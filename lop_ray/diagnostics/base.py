@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
@@ -11,7 +11,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from lop_ray.networks import HiddenLayer, Recording, features_of, hidden_layers, record
+from lop_ray.diagnostics.pieces import Passed
+from lop_ray.networks import HiddenLayer, features_of, hidden_layers, record
 from lop_ray.options import Options
 from lop_ray.seeding import torch_generator
 
@@ -109,24 +110,24 @@ class Subject:
         return list(hidden_layers(self.network))
 
     @cached_property
-    def _recording(self) -> Recording:
-        return record(self.network, self.observations)
+    def _passed(self) -> Passed:
+        return Passed.of(self.network, self.observations)
 
     def pre_activations(self, samples: int) -> list[Tensor]:
         """Per hidden layer, what the activations see on the latest `samples` observations."""
-        return [values[-samples:] for values in self._recording.pre_activations]
+        return [values[-samples:] for values in self._passed.pre_activations]
 
-    def activations(self, samples: int) -> list[Tensor]:
-        """Per hidden layer, what the activations give on the latest `samples` observations."""
-        return [values[-samples:] for values in self._recording.activations]
+    def activations(self, samples: int) -> Iterator[Tensor]:
+        """Per hidden layer, what the activations give on the latest `samples` observations; one layer at a time."""
+        return self._passed.activations(samples)
 
-    def features(self, samples: int) -> list[Tensor]:
+    def features(self, samples: int) -> Iterator[Tensor]:
         """Per hidden layer, what the next one reads: the activations, with every number that a unit hands on."""
-        return [features_of(*pair) for pair in zip(self.layers, self.activations(samples), strict=True)]
+        return (features_of(*pair) for pair in zip(self.layers, self.activations(samples), strict=True))
 
     def outputs(self, samples: int) -> Tensor:
         """The network's output on the latest `samples` observations."""
-        return self._recording.output[-samples:]
+        return self._passed.output[-samples:]
 
     def unreadable(self) -> ValueError | None:
         """What is wrong, in one line, if the network cannot read the observations; it explains other errors."""

@@ -167,18 +167,40 @@ class _InPlaceRectifier(torch.autograd.Function):
         return torch.ops.aten.threshold_backward.grad_input(gradient, values, 0.0, grad_input=out), None
 
 
-class _StackedReLU(nn.Module):
-    """ReLU of what a stack of layers has just written."""
+class _InPlaceTanh(torch.autograd.Function):
+    """tanh(z), written over z."""
 
-    def __init__(self) -> None:
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scratch: _Scratch) -> Tensor:
+        ctx.mark_dirty(values.tanh_())
+        ctx.save_for_backward(values)
+        ctx.scratch = scratch
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (values,) = ctx.saved_tensors
+        out = ctx.scratch.take("values", values, *values.shape)
+        return torch.ops.aten.tanh_backward.grad_input(gradient, values, grad_input=out), None
+
+
+class _StackedActivation(nn.Module):
+    """ReLU or tanh of what a stack of layers has just written."""
+
+    def __init__(self, plain: nn.Module):
         super().__init__()
-        self._scratch = _Scratch()
+        self._plain, self._scratch = type(plain)(), _Scratch()
 
     def forward(self, values: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return values.relu()
-        found: Tensor = _InPlaceRectifier.apply(values, self._scratch)
+            plain: Tensor = self._plain(values)
+            return plain
+        found: Tensor = _IN_PLACE[type(self._plain)].apply(values, self._scratch)
         return found
+
+
+_IN_PLACE: dict[type[nn.Module], Any] = {nn.ReLU: _InPlaceRectifier, nn.Tanh: _InPlaceTanh}
 
 
 class _StackedParametrized(nn.Module):
@@ -219,11 +241,11 @@ def _stacked_network(network: nn.Module, stacked: Mapping[str, Tensor]) -> nn.Mo
     used = 0
     for path, module in network.named_modules():
         own = {name: stacked[f"{path}.{name}"] for name, _ in module.named_parameters(recurse=_is_parametrized(module))}
-        if "parametrizations" in path or not (own or type(module) is nn.ReLU):
+        if "parametrizations" in path or not (own or type(module) in _IN_PLACE):
             continue
         weight, bias = own.get("weight"), own.get("bias")
-        if type(module) is nn.ReLU:
-            made: nn.Module = _StackedReLU()
+        if type(module) in _IN_PLACE:
+            made: nn.Module = _StackedActivation(module)
         elif type(module) is nn.Linear and weight is not None:
             made = _StackedLinear(weight, bias)
         elif isinstance(module, nn.Linear) and _is_parametrized(module) and own.keys() <= _OF_PARAMETRIZED:
@@ -282,7 +304,7 @@ def _checked_stack(network: nn.Module, stacked: Mapping[str, Tensor], example: T
     return model if alike and len(calls) == len(set(calls)) else None
 
 
-_STACKED = (_StackedLinear, _StackedReLU, _StackedParametrized, _StackedNorm)
+_STACKED = (_StackedLinear, _StackedActivation, _StackedParametrized, _StackedNorm)
 
 
 def batched_forward(

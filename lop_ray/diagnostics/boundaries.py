@@ -39,8 +39,7 @@ from annotated_types import Ge, Gt
 from torch import nn
 
 from lop_ray.diagnostics.base import Row
-from lop_ray.diagnostics.units import Margins, count_states, margins
-from lop_ray.networks import record
+from lop_ray.diagnostics.units import Margins, count_states, margins_of
 from lop_ray.options import Options
 
 Networks = Mapping[str, nn.Module]
@@ -111,10 +110,9 @@ class Boundary:
         for name, network in networks.items():
             device = next(network.parameters()).device
             old, new = (torch.from_numpy(each).to(device) for each in (self.old[-samples:], self.new[:samples]))
-            moments = [record(self.networks[name], old), record(self.networks[name], new), record(network, new)]
-            layers = zip(*(moment.pre_activations for moment in moments), strict=True)
-            for layer, values in enumerate(layers):
-                before, predictive, actual = (margins(each) for each in values)
+            pairs = ((self.networks[name], old), (self.networks[name], new), (network, new))
+            layers = zip(*(margins_of(*pair) for pair in pairs), strict=True)
+            for layer, (before, predictive, actual) in enumerate(layers):
                 place = {"task": self.task, "network": name, "layer": layer, "units": len(before.highest)}
                 counts = {"samples": samples, "adaptation_updates": update - self.first_update + 1}
                 rows.append({**place, **counts, **boundary_columns(before, predictive, actual, at_risk)})

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -263,7 +263,7 @@ def numerical_rank(eigenvalues: Float[Tensor, " parameters"], tolerance: float |
 
 
 @torch.no_grad()
-def rank_bound(network: nn.Module, inputs: Float[Tensor, "samples ..."]) -> tuple[int, int, int]:
+def rank_bound(network: nn.Module, inputs: Shaped[Tensor, "samples ..."]) -> tuple[int, int, int]:
     """Upper bound of the Hessian's rank by dead units: P - k (I + O + 1) (He et al. 2025, Theorem 6.2).
 
     A dead unit (margin < 0 and output 0 on every input) leaves the loss flat in its I incoming weights, its bias

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lop_ray.diagnostics.base import Diagnostic, Findings, ObservingOptions, Row, Subject, check_finite, check_samples
-from lop_ray.diagnostics.units import count_states, margins
-from lop_ray.networks import by_unit, record
+from lop_ray.diagnostics.pieces import blocks, mean_over
+from lop_ray.diagnostics.units import count_states, margins, margins_of
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def never_active(activations: Float[Tensor, "samples units *positions"]) -> Bool
         [units], bool.
     """
     check_samples(activations, "activations")
-    largest = by_unit(activations).abs().amax(0)
+    largest = torch.stack([rows.abs().amax(0) for rows in blocks(activations)]).amax(0)
     check_finite(largest, "activations")
     return largest == 0
 
@@ -44,8 +44,8 @@ def sparsity(activations: Float[Tensor, "samples units *positions"]) -> float:
         In [0, 1].
     """
     check_samples(activations, "activations")
-    check_finite(activations.abs().amax(), "activations")
-    return 1.0 - float(torch.count_nonzero(activations)) / activations.numel()
+    check_finite(torch.stack([rows.abs().amax() for rows in blocks(activations)]), "activations")
+    return 1.0 - sum(int(torch.count_nonzero(rows)) for rows in blocks(activations)) / activations.numel()
 
 
 @torch.no_grad()
@@ -60,8 +60,8 @@ def saturation(pre_activations: Float[Tensor, "samples units *positions"], beyon
         In [0, 1].
     """
     check_samples(pre_activations, "pre-activations")
-    check_finite(pre_activations.abs().amax(), "pre-activations")
-    return float((pre_activations.abs() > beyond).double().mean())
+    check_finite(torch.stack([rows.abs().amax() for rows in blocks(pre_activations)]), "pre-activations")
+    return sum(int((rows.abs() > beyond).sum()) for rows in blocks(pre_activations)) / pre_activations.numel()
 
 
 @torch.no_grad()
@@ -80,14 +80,18 @@ def duplicates(
         [units], bool. Which of two copies counts depends on their order; their number hardly does.
     """
     check_samples(activations, "activations")
-    rows = by_unit(activations).double()
-    centred = rows - rows.mean(0)
-    norms = torch.linalg.vector_norm(centred, dim=0)
+    mean = mean_over((len(rows), rows.mean(0, dtype=torch.float64)) for rows in blocks(activations))
+    size, products = torch.zeros_like(mean), torch.zeros(len(mean), len(mean)).to(mean)
+    for rows in blocks(activations):
+        size += rows.double().square().sum(0)
+        centred = rows - mean
+        products += centred.T @ centred
+    norms = products.diagonal().sqrt()
     check_finite(norms, "activations")
     # Rounding leaves a constant unit with a residue of about one unit in the last place of its value.
-    noise = 8 * torch.finfo(activations.dtype).eps * torch.linalg.vector_norm(rows, dim=0)
-    unit = torch.where(norms > noise, centred / norms, 0.0)
-    return ((unit.T @ unit).abs().triu(1) > correlation).any(0)
+    noise = 8 * torch.finfo(activations.dtype).eps * size.sqrt()
+    inverse = torch.where(norms > noise, 1 / norms, 0.0)
+    return ((products * inverse[:, None] * inverse).abs().triu(1) > correlation).any(0)
 
 
 class FeatureOptions(ObservingOptions):
@@ -137,11 +141,10 @@ def measure_predictive_margins(subject: Subject, options: PredictiveMarginOption
     `died` counts units that the step of the weights killed on this data (alive under the old weights, dead
     under the new); `revived` the opposite.
     """
-    recording = record(subject.of_network("before"), subject.observations[-options.samples :])
+    before = margins_of(subject.of_network("before"), subject.observations[-options.samples :])
     rows: list[Row] = []
-    pairs = zip(recording.pre_activations, subject.pre_activations(options.samples), strict=True)
-    for before, after in pairs:
-        old, new = margins(before), margins(after)
+    for old, after in zip(before, subject.pre_activations(options.samples), strict=True):
+        new = margins(after)
         counts = count_states(old, options.at_risk)
         rows.append(
             {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -15,13 +16,16 @@ from lop_ray.diagnostics.base import (
     DiagnosticOptions,
     Findings,
     ObservingOptions,
-    Row,
     Subject,
     check_finite,
 )
 from lop_ray.diagnostics.losses import Batch, LossOptions, Problem
+from lop_ray.diagnostics.pieces import Passed
 from lop_ray.diagnostics.ranks import effective_rank
-from lop_ray.networks import HiddenLayer, hidden_layers, record
+from lop_ray.networks import HiddenLayer, hidden_layers
+
+_MOST_NUMBERS = 2**26
+"""Of per-sample gradients in memory, where they can be done without: 256 MB in float32."""
 
 
 def batch_gradient(problem: Problem) -> dict[str, Tensor]:
@@ -88,10 +92,34 @@ def signal_to_noise(gradients: Iterable[Float[Tensor, "samples ..."]]) -> float:
         signal += float(mean.square().sum())
         # In blocks, and deviations from the mean: in one piece these are gigabytes, and squares less squares cancel.
         noise += sum(float((some - mean).square().sum()) for some in rows.split(32)) / len(rows)
+    return _ratio(signal, noise)
+
+
+def _ratio(signal: float, noise: float) -> float:
     check_finite(torch.tensor([signal, noise]), "per-sample gradients")
     if noise == 0:
         return float("inf") if signal else 0.0
     return (signal / noise) ** 0.5
+
+
+def deviations(problem: Problem, mean: Mapping[str, Tensor], rows_at_once: int) -> dict[str, float]:
+    """(1/N) sum_i ||g_i - m||^2 of the rows' gradients g_i, by parameter name, with some rows in memory at a time.
+
+    Args:
+        problem: Network, loss and batch of N rows.
+        mean: m, by parameter name.
+        rows_at_once: How many.
+
+    Returns:
+        A number for each parameter.
+    """
+    size = len(problem.batch["inputs"])
+    found = dict.fromkeys(mean, 0.0)
+    for start in range(0, size, rows_at_once):
+        some = {name: column[start : start + rows_at_once] for name, column in problem.batch.items()}
+        for name, part in per_sample_gradients(replace(problem, batch=some)).items():
+            found[name] += float((part - mean[name]).double().square().sum()) / size
+    return found
 
 
 def gradient_covariance(
@@ -178,13 +206,21 @@ class GradientOptions(LossOptions):
 def measure_gradients(subject: Subject, options: GradientOptions) -> Findings:
     """Columns gradient_norm (of the mean loss) and gradient_snr."""
     problem = options.problem(subject, "gradients")
-    mean, each = batch_gradient(problem), per_sample_gradients(problem, options.chunk)
-    rows: list[Row] = []
-    for layer in hidden_layers(problem.network):
-        names = layer_parameters(problem.network, layer)
-        snr = signal_to_noise([each[name] for name in names])
-        rows.append({"gradient_norm": norm(mean[name] for name in names), "gradient_snr": snr})
-    return Findings(layers=rows)
+    mean = batch_gradient(problem)
+    layers = [layer_parameters(problem.network, layer) for layer in hidden_layers(problem.network)]
+    size = sum(gradient.numel() for gradient in mean.values())
+    if size * len(problem.batch["inputs"]) <= _MOST_NUMBERS:
+        each = per_sample_gradients(problem, options.chunk)
+        ratios = [signal_to_noise([each[name] for name in names]) for names in layers]
+    else:
+        noise = deviations(problem, mean, min(options.chunk or _MOST_NUMBERS, max(1, _MOST_NUMBERS // (4 * size))))
+        ratios = [
+            _ratio(norm(mean[name] for name in names) ** 2, sum(noise[name] for name in names)) for names in layers
+        ]
+    pairs = zip(layers, ratios, strict=True)
+    return Findings(
+        layers=[{"gradient_norm": norm(mean[name] for name in names), "gradient_snr": snr} for names, snr in pairs]
+    )
 
 
 class CovarianceOptions(LossOptions):
@@ -258,7 +294,7 @@ class ChurnOptions(ObservingOptions):
 def measure_churn(subject: Subject, options: ChurnOptions) -> Findings:
     """Probe `churn`: distance; and greedy_share where outputs are scores of choices (networks q, classifier)."""
     found = Findings()
-    before = record(subject.of_network("before"), subject.observations[-options.samples :]).output
+    before = Passed.of(subject.of_network("before"), subject.observations[-options.samples :]).output
     after = subject.outputs(options.samples)
     found.add_probe("churn", distance=churn(before, after))
     if subject.name in ("q", "classifier"):

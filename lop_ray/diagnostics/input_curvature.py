@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge, Gt
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import Diagnostic, Findings, Subject, check_finite
-from lop_ray.diagnostics.losses import LossOptions, Problem
+from lop_ray.diagnostics.losses import Batch, LossOptions, Problem
+from lop_ray.diagnostics.pieces import rows_at_once
 
 Form = Literal["trace", "published"]
 
@@ -30,6 +31,9 @@ def input_curvature(
     `trace`: (1/n) sum_v ||D(v) / h||^2, the estimate of Tr(H^2) = E ||H v||^2 that the text derives.
     `published`: (1/n) sum_v ||D(v)||, what the authors' code computes: neither squared nor divided by h.
 
+    Bytes of images are scaled first, as their network does it (its method `scaled`): h is in units of what comes out.
+    Many images go through the network in pieces.
+
     Args:
         problem: Network, loss and batch; rows' losses must not depend on other rows.
         generator: Draws the signs (CPU).
@@ -40,23 +44,49 @@ def input_curvature(
 
     Returns:
         [N].
+
+    Raises:
+        ValueError: Inputs are whole numbers, and the network does not say how it reads them as others.
     """
-    inputs = problem.batch["inputs"].detach()
-    start = _input_gradients(problem, inputs)
-    found = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
-    for _ in range(directions):
-        signs = torch.randint(0, 2, inputs.shape, generator=generator).to(inputs) * 2 - 1
-        difference = _input_gradients(problem, inputs + step * signs) - start
-        length = torch.linalg.vector_norm(difference.flatten(1).double(), dim=1)
-        found += (length / step).square() if form == "trace" else length
+    size = rows_at_once(problem.batch["inputs"])
+    pieces = zip(*(column.split(size) for column in problem.batch.values()), strict=True)
+    parts = [dict(zip(problem.batch, piece, strict=True)) for piece in pieces]
+    found = torch.cat([_of_piece(problem, part, generator, step, directions, form) for part in parts])
     check_finite(found, "gradients in the inputs")
     return found / directions
 
 
-def _input_gradients(problem: Problem, inputs: Tensor) -> Tensor:
+def _of_piece(
+    problem: Problem, batch: Batch, generator: torch.Generator, step: float, directions: int, form: Form
+) -> Tensor:
+    """The sum over directions, of some rows [n]."""
+    inputs = _as_floats(problem.network, batch["inputs"].detach())
+    start = _input_gradients(problem, batch, inputs)
+    found = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
+    for _ in range(directions):
+        signs = torch.randint(0, 2, inputs.shape, generator=generator).to(inputs) * 2 - 1
+        difference = _input_gradients(problem, batch, inputs + step * signs) - start
+        length = torch.linalg.vector_norm(difference.flatten(1).double(), dim=1)
+        found += (length / step).square() if form == "trace" else length
+    return found
+
+
+def _as_floats(network: nn.Module, inputs: Tensor) -> Tensor:
+    if inputs.is_floating_point():
+        return inputs
+    scaled = getattr(network, "scaled", None)
+    if scaled is None:
+        raise ValueError(
+            f"observations of type {inputs.dtype} have no derivatives, and {type(network).__name__} has no method "
+            "`scaled` that makes them floats; give floats"
+        )
+    found: Tensor = scaled(inputs)
+    return found
+
+
+def _input_gradients(problem: Problem, batch: Batch, inputs: Tensor) -> Tensor:
     inputs = inputs.detach().clone().requires_grad_(True)
-    batch = {**problem.batch, "inputs": inputs}
-    total = problem.loss(problem.network(inputs), batch) * len(inputs)
+    total = problem.loss(problem.network(inputs), {**batch, "inputs": inputs}) * len(inputs)
     return torch.autograd.grad(total, inputs)[0]
 
 

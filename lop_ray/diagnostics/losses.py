@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import DiagnosticOptions, NonFiniteError, Subject
@@ -54,7 +54,7 @@ def td_error(output: Float[Tensor, "samples actions"], batch: Batch) -> Float[Te
 
 @torch.no_grad()
 def perturbed_output(
-    network: nn.Module, inputs: Float[Tensor, "samples ..."], generator: torch.Generator
+    network: nn.Module, inputs: Shaped[Tensor, "samples ..."], generator: torch.Generator
 ) -> tuple[Loss, Batch]:
     """Regression toward the network's own output plus noise: [f(x) - sg f(x) + e]^2, e ~ N(0, 1).
 

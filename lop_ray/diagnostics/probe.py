@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import Diagnostic, Findings, ObservingOptions, Subject, check_finite
@@ -58,7 +58,7 @@ def fresh_network(network: nn.Module, generator: torch.Generator) -> nn.Module:
 @torch.no_grad()
 def random_function_targets(
     network: nn.Module,
-    inputs: Float[Tensor, "samples ..."],
+    inputs: Shaped[Tensor, "samples ..."],
     count: int,
     generator: torch.Generator,
     frequency: float = 1e5,
@@ -117,7 +117,7 @@ class ProbeResult:
 
 def train_copies(
     network: nn.Module,
-    inputs: Float[Tensor, "samples ..."],
+    inputs: Shaped[Tensor, "samples ..."],
     targets: Float[Tensor, "copies targeted outputs"] | Int64[Tensor, "copies targeted"],
     make_optimizer: Callable[[Sequence[Tensor]], torch.optim.Optimizer],
     generator: torch.Generator,

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Len, Lt
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from lop_ray.diagnostics.base import (
@@ -33,18 +33,20 @@ from lop_ray.diagnostics.base import (
     check_finite,
     check_samples,
 )
+from lop_ray.diagnostics.pieces import blocks, mean_over
 from lop_ray.networks import by_unit, projections_of
 
 
 @torch.no_grad()
 def singular_values(
-    features: Float[Tensor, "samples features *positions"], *, exact: bool = False
+    features: Float[Tensor, "samples features *positions"], *, exact: bool = False, centred: bool = False
 ) -> Float64[Tensor, " values"]:
     """Singular values of a feature matrix, largest first.
 
     Args:
         features: [N, D], or [N, channels, ...] with positions as samples.
         exact: By SVD, instead of the Gram matrix's eigenvalues; see above.
+        centred: Of the features less their mean over samples.
 
     Returns:
         [min(N, D)], float64, on the features' device.
@@ -54,32 +56,46 @@ def singular_values(
     """
     check_samples(features, "features")
     rows = by_unit(features)
-    count, largest = min(rows.shape), rows.abs().amax(0)
+    count, largest = min(rows.shape), torch.stack([some.abs().amax(0) for some in blocks(features)]).amax(0)
     check_finite(largest, "features")
     alive = largest > 0
-    if not bool(alive.all()):
-        rows = rows[:, alive]  # columns of zeros add only zeros to the spectrum
-    if not rows.shape[1]:
+    width = int(alive.sum())  # columns of zeros add only zeros to the spectrum
+    if not width:
         return features.new_zeros(count, dtype=torch.float64)
+    # So that no square overflows or vanishes; squares of float32 cannot.
     scale = float(largest.max()) if rows.dtype == torch.float64 else 1.0
-    if scale != 1.0:
-        rows = rows / scale  # so that no square overflows or vanishes; squares of float32 cannot
+    mean = mean_over((len(some), some.mean(0, dtype=torch.float64)) for some in blocks(features)) if centred else None
+    if exact or len(rows) < width:
+        rows = rows if width == len(alive) else rows[:, alive]
+        rows = (rows if mean is None else rows - mean[alive]) / scale
     if exact:
         found = torch.linalg.svdvals(rows.double())
     else:
-        eigenvalues = torch.linalg.eigvalsh(_lower_gram(rows if rows.shape[0] >= rows.shape[1] else rows.T)).flip(0)
-        floor = max(rows.shape) * torch.finfo(torch.float64).eps * eigenvalues[0]
+        gram = _lower_gram(rows.T) if len(rows) < width else _lower_gram(rows, alive, mean, scale)
+        eigenvalues = torch.linalg.eigvalsh(gram).flip(0)
+        floor = max(len(rows), width) * torch.finfo(torch.float64).eps * eigenvalues[0]
         found = torch.where(eigenvalues > floor, eigenvalues, 0.0).sqrt()
     found = found * scale
     return torch.nn.functional.pad(found, (0, count - len(found)))
 
 
-def _lower_gram(rows: Float[Tensor, "samples features"]) -> Float64[Tensor, "features features"]:
-    """X^T X [D, D] in float64, lower triangle (all that `eigvalsh` reads), by cache-sized blocks of X [N, D]."""
-    width = rows.shape[1]
+def _lower_gram(
+    rows: Float[Tensor, "samples features"],
+    columns: Bool[Tensor, " features"] | None = None,
+    mean: Float64[Tensor, " features"] | None = None,
+    scale: float = 1.0,
+) -> Float64[Tensor, "chosen chosen"]:
+    """X^T X [D, D] in float64, lower triangle (all that `eigvalsh` reads), by cache-sized blocks of X [N, D].
+
+    X is `(rows - mean) / scale`, of the columns chosen.
+    """
+    chosen = slice(None) if columns is None or bool(columns.all()) else columns
+    width = rows[:1, chosen].shape[1]
     gram = rows.new_zeros(width, width, dtype=torch.float64)
     for some in rows.split(512):
-        block = some.double()
+        block = (some[:, chosen] / scale).double()
+        if mean is not None:
+            block -= mean[chosen] / scale
         for i in range(0, width, 64):
             gram[i : i + 64, : i + 64].addmm_(block[:, i : i + 64].T, block[:, : i + 64])
     return gram
@@ -175,6 +191,21 @@ def covariance_rank(pre_activations: Float[Tensor, "samples units *positions"]) 
     return effective_rank(singular_values(rows - rows.mean(0)).square())
 
 
+def centred_effective_rank(features: Float[Tensor, "samples features *positions"]) -> float:
+    """`effective_rank` of the features less their mean over samples.
+
+    `compute_effective_rank` of kai666-song/rl-plasticity-specnorm, which also adds 1e-10 to every singular value. A
+    mean that is large beside what varies hides under one large singular value otherwise.
+
+    Args:
+        features: [N, D] or [N, channels, ...].
+
+    Returns:
+        In [1, D], or 0 if nothing varies.
+    """
+    return effective_rank(singular_values(features, centred=True))
+
+
 def numerical_rank(features: Float[Tensor, "samples features *positions"]) -> int:
     """Number of singular values above max(N, D) * u * sigma_1, u the precision of the features' type.
 
@@ -220,7 +251,14 @@ def refusal(samples: int, features: int, ratio: float) -> str | None:
 
 
 RankName = Literal[
-    "stable_rank", "effective_rank", "feature_rank", "pca_rank", "covariance_rank", "numerical_rank", "relative_rank"
+    "stable_rank",
+    "effective_rank",
+    "centred_effective_rank",
+    "feature_rank",
+    "pca_rank",
+    "covariance_rank",
+    "numerical_rank",
+    "relative_rank",
 ]
 
 
@@ -263,6 +301,8 @@ def _rank(kind: RankName, sigma: Tensor, features: Tensor, pre_activations: Tens
             return stable_rank(sigma, options.share)
         case "effective_rank":
             return effective_rank(sigma)
+        case "centred_effective_rank":
+            return centred_effective_rank(features)
         case "feature_rank":
             return feature_rank(sigma, by_unit(features).shape[0], options.threshold)
         case "pca_rank":

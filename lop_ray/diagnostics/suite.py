@@ -272,6 +272,11 @@ def _merge(rows: Rows, merged: list[Row], found: Findings, network: str) -> None
         twice = row.keys() & columns.keys()
         assert not twice, f"two diagnostics write the columns {sorted(twice)}"
         row.update(columns)
-    rows.neurons += [{"network": network, **row} for row in found.neurons]
+    for row in found.neurons:  # what several diagnostics measured of the units of a layer is one row
+        same = [each for each in rows.neurons if (each["network"], each["layer"]) == (network, row["layer"])]
+        if same:
+            same[0].update(row)
+        else:
+            rows.neurons.append({"network": network, **row})
     rows.probes += [{"network": network, **row} for row in found.probes]
     rows.spectra += [{"network": network, **row} for row in found.spectra]

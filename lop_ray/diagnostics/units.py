@@ -13,13 +13,14 @@ and one that is no count of units: *sparsity*, the share of outputs that are 0, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lop_ray.diagnostics.base import (
     Diagnostic,
@@ -30,7 +31,7 @@ from lop_ray.diagnostics.base import (
     check_finite,
     check_samples,
 )
-from lop_ray.networks import by_unit
+from lop_ray.diagnostics.pieces import blocks, mean_over, record_pieces
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,29 @@ def margins(pre_activations: Float[Tensor, "samples units *positions"]) -> Margi
         The extremes, [units] each.
     """
     check_samples(pre_activations, "pre-activations")
-    rows = by_unit(pre_activations)
-    found = Margins(rows.amax(0), rows.amin(0))
+    found = _widest([Margins(rows.amax(0), rows.amin(0)) for rows in blocks(pre_activations)])
     check_finite(found.highest + found.lowest, "pre-activations")
     return found
+
+
+def _widest(parts: Sequence[Margins]) -> Margins:
+    return Margins(
+        torch.stack([part.highest for part in parts]).amax(0), torch.stack([part.lowest for part in parts]).amin(0)
+    )
+
+
+def margins_of(network: nn.Module, inputs: Tensor) -> list[Margins]:
+    """Margins of every hidden layer on `inputs`, of which only a piece is in memory at a time.
+
+    Args:
+        network: With a view of its hidden layers.
+        inputs: [N, ...], N >= 1.
+
+    Returns:
+        One a layer.
+    """
+    pieces = [[margins(values) for values in piece.pre_activations] for piece in record_pieces(network, inputs)]
+    return [_widest(layer) for layer in zip(*pieces, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -109,7 +129,7 @@ def mean_activity(activations: Float[Tensor, "samples units *positions"]) -> Flo
         [units].
     """
     check_samples(activations, "activations")
-    activity = by_unit(activations).abs().mean(0)
+    activity = mean_over((len(rows), rows.abs().mean(0)) for rows in blocks(activations))
     check_finite(activity, "activations")
     return activity
 
@@ -153,7 +173,7 @@ def activation_rate(activations: Float[Tensor, "samples units *positions"]) -> F
         [units], in [0, 1].
     """
     check_samples(activations, "activations")
-    rate = by_unit(activations).clamp(min=0).sign().mean(0)
+    rate = mean_over((len(rows), rows.clamp(min=0).sign().mean(0)) for rows in blocks(activations))
     check_finite(rate, "activations")
     return rate
 

@@ -155,6 +155,16 @@ class Interventions:
             self._taps = {name: ActivationTap(network) for name, network in training.networks.items()}
 
     @property
+    def taps(self) -> bool:
+        """Whether a member wants the activations of the networks' forward passes."""
+        return bool(self._taps)
+
+    def show(self, network: str, activations: Sequence[Tensor]) -> None:
+        """Hands in activations [B, units] by layer, where a network's forward pass in training is made elsewhere."""
+        if network in self._taps:
+            self._taps[network].latest = list(activations)
+
+    @property
     def penalise(self) -> bool:
         """Whether a member has a penalty at all; if not, no `LossStep` needs to be made."""
         return bool(self._penalties)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lop_ray.diagnostics import gradients as module
 from lop_ray.diagnostics.base import Subject
 from lop_ray.diagnostics.gradients import (
     ChurnOptions,
@@ -210,3 +211,15 @@ def test_a_non_finite_loss_is_refused():
     batch = {"inputs": torch.full((3, 4), float("nan")), "targets": torch.zeros(3, 1)}
     with pytest.raises(ValueError, match="the loss must be one finite number"):
         Problem.of(nn.Linear(4, 1), squared_error, batch).value()
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_gradients_that_do_not_fit_are_gone_through_in_parts(network_and_inputs, monkeypatch, chunk):
+    network, inputs = network_and_inputs
+    options = GradientOptions(loss="perturbed_output", chunk=chunk)
+    at_once = measure_gradients(Subject("q", network, inputs), options)
+    monkeypatch.setattr(module, "_MOST_NUMBERS", 4 * 2 * sum(p.numel() for p in network.parameters()))
+    in_parts = measure_gradients(Subject("q", network, inputs), options)
+    for mine, theirs in zip(in_parts.layers, at_once.layers, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-9)
+        assert theirs["gradient_snr"] > 0

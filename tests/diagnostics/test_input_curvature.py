@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from lop_ray.diagnostics import pieces
 from lop_ray.diagnostics.base import Subject
 from lop_ray.diagnostics.input_curvature import InputCurvatureOptions, input_curvature, measure_input_curvature
 from lop_ray.diagnostics.losses import Problem, squared_error
+from lop_ray.networks.conv import ConvNet, ConvOptions
 from tests.diagnostics.conftest import make_mlp
 
 
@@ -58,3 +60,30 @@ def test_the_diagnostic_leaves_the_observations_alone(network_and_inputs):
         [values.mean().item(), values.median().item(), values.max().item()]
     )
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_images_are_scaled_and_may_come_in_pieces(monkeypatch):
+    images = torch.randint(0, 256, (5, 8, 8, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    options = ConvOptions(channels=(4,), hidden=(6,), activation="tanh")
+    network = ConvNet((8, 8, 2), {"policy": 2}, options, seed=0).double()
+    targets = torch.ones(5, 2, dtype=torch.float64)
+    of_bytes = Problem.of(network, squared_error, {"inputs": images, "targets": targets})
+    of_floats = Problem.of(network, squared_error, {"inputs": images.double() / 255, "targets": targets})
+    found = input_curvature(of_bytes, torch.Generator().manual_seed(1), step=1e-4, directions=2)
+    assert torch.equal(found, input_curvature(of_floats, torch.Generator().manual_seed(1), step=1e-4, directions=2))
+    assert (found > 0).all()
+    monkeypatch.setattr(pieces, "_PIECE", 2 * 8 * 8 * 2)
+    many = {"directions": 400, "step": 1e-4}
+    apart = input_curvature(of_bytes, torch.Generator().manual_seed(1), **many)
+    assert apart.shape == (5,)
+    torch.testing.assert_close(
+        apart, input_curvature(of_floats, torch.Generator().manual_seed(2), **many), rtol=0.2, atol=0
+    )
+
+
+def test_whole_numbers_that_no_network_scales_are_refused():
+    network = nn.Linear(1, 1).double()
+    inputs = torch.ones(2, 1, dtype=torch.uint8)
+    problem = Problem(network, squared_error, {"inputs": inputs, "targets": torch.zeros(2, 1)})
+    with pytest.raises(ValueError, match=r"type torch\.uint8 have no derivatives, and Linear has no method `scaled`"):
+        input_curvature(problem, torch.Generator())

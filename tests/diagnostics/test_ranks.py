@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from lop_ray.diagnostics.base import Subject
 from lop_ray.diagnostics.ranks import (
     RankOptions,
+    centred_effective_rank,
     covariance_rank,
     effective_rank,
     feature_rank,
@@ -213,3 +214,21 @@ def test_kinds_are_the_columns_and_spectra_can_be_stored(network_and_inputs):
         assert (spectrum["spectrum"], spectrum["layer"]) == ("feature_singular_values", layer)
         assert spectrum["x"] == pytest.approx(np.linalg.svd(flat, compute_uv=False).tolist(), abs=1e-6)
     assert not measure_ranks(Subject("q", network, inputs, update=3), options).spectra
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_centred_singular_values_by_hand_and_by_numpy(exact):
+    features = torch.tensor([[101.0, 2.0, 7.0], [99.0, 2.0, 7.0]])  # less the mean: (1, 0, 0) and (-1, 0, 0)
+    assert singular_values(features, exact=exact, centred=True).tolist() == pytest.approx([2**0.5, 0.0], abs=1e-6)
+    features = torch.randn(50, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 5
+    expected = np.linalg.svd(features.numpy() - features.numpy().mean(0), compute_uv=False)
+    found = singular_values(features, exact=exact, centred=True)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_centred_effective_rank_of_two_equal_directions_is_2():
+    features = torch.tensor([[1.0, 0.0, 3.0], [-1.0, 0.0, 3.0], [0.0, 1.0, 3.0], [0.0, -1.0, 3.0]])
+    assert centred_effective_rank(features) == pytest.approx(2.0)
+    assert centred_effective_rank(torch.ones(4, 3)) == 0.0
+    image = features.T.reshape(1, 3, 2, 2)  # positions are samples
+    assert centred_effective_rank(image) == pytest.approx(2.0)
