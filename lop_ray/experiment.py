@@ -34,6 +34,11 @@ OBJECT_STORE_BYTES = 300 * 1024**2
 """Trials pass next to nothing through the object store."""
 
 
+STOP_WAIT_S = 600
+"""How long an interrupted trial may take to end its update and commit it. Tune alone would kill it after 10 s, and with
+it what came after the newest checkpoint."""
+
+
 REUSABLE = ("supervised",)
 """Algorithms whose trials can follow one another in one process: they keep nothing outside their training."""
 
@@ -69,7 +74,7 @@ def run(plan: Plan) -> Outcome:
         with _only_driver(plan):
             plan.commit()
             print(dashboard, flush=True)
-            with _terminate_like_interrupt(), progress:
+            with _terminate_like_interrupt(), _patient_stops(), progress:
                 _tune(plan, progress)
         return Outcome(failed=progress.failed, interrupted=bool(progress.unfinished))
 
@@ -169,6 +174,28 @@ def _terminate_like_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _patient_stops() -> Iterator[None]:
+    """Gives stopped trials `STOP_WAIT_S`; Tune's own limit is a number in its controller, set by nothing else.
+
+    Yields:
+        Nothing.
+    """
+    from ray.tune.execution.tune_controller import TuneController
+
+    plain = TuneController.__init__
+
+    def patient(controller: Any, *args: Any, **kwargs: Any) -> None:
+        plain(controller, *args, **kwargs)
+        controller._actor_force_cleanup_timeout = STOP_WAIT_S
+
+    TuneController.__init__ = patient
+    try:
+        yield
+    finally:
+        TuneController.__init__ = plain
 
 
 def _tune(plan: Plan, progress: Progress) -> None:

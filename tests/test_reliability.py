@@ -198,3 +198,23 @@ def test_divergence_is_a_result(tmp_path):
     assert [row["status"] for row in trials] == ["diverged"] * 2
     assert all(re.match(r"update 1: .+ is not finite at gradient step \d+", row["reason"]) for row in trials)
     assert out.count("diverged: update 1: ") >= 2
+
+
+def test_an_interrupt_waits_for_an_update_that_takes_longer_than_tunes_own_patience(tmp_path):
+    # 10 s are Tune's; an update of 24,000 gradient steps takes longer.
+    slow = ["--set", "ppo.num_epochs=6000", "--variants", "std"]
+    command = Command(tmp_path, *slow)
+    process = command.start()
+    deadline = time.monotonic() + LIMIT_S
+    while "1 running" not in command.output.read_text():
+        assert time.monotonic() < deadline, command.output.read_text()
+        time.sleep(0.2)
+    time.sleep(3)
+    start = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    code, out = command.end(process)
+    assert code == 130, out
+    assert time.monotonic() - start > 10
+    (trial,) = Store(tmp_path, "ant_grid").trials().values()
+    assert (trial["status"], trial["updates"]) == ("stopped", 1)
+    assert command.updates_on_disk() == 1
