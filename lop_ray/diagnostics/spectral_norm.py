@@ -54,9 +54,9 @@ def power_iteration_error(
         sigma, the largest singular value of W, by SVD in float64; and 1 - u' W v / sigma, at least 0 but for rounding
         (NaN for a weight of zeros).
     """
-    sigma = float(singular_values(weight, exact=True)[0])
     estimate = torch.dot(u.double(), weight.double() @ v.double())
     check_finite(estimate, "weights, or u and v of a spectral norm,")
+    sigma = float(singular_values(weight, exact=True)[0])
     return sigma, 1.0 - float(estimate) / sigma if sigma else float("nan")
 
 

@@ -41,9 +41,13 @@ def test_a_weight_of_zeros_has_no_error() -> None:
     assert math.isnan(error)
 
 
-def test_non_finite_vectors_are_refused() -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_weights_and_vectors_are_refused(bad: float) -> None:
+    unit = torch.tensor([0.6, 0.8])
     with pytest.raises(NonFiniteError, match="u and v of a spectral norm"):
-        power_iteration_error(WEIGHT, torch.tensor([math.nan, 0.0]), torch.tensor([1.0, 0.0]))
+        power_iteration_error(WEIGHT, torch.tensor([bad, 0.0]), unit)
+    with pytest.raises(NonFiniteError, match="weights, or u"):
+        power_iteration_error(torch.tensor([[bad, 0.0], [0.0, 1.0]]), unit, unit)
 
 
 def _measured(net: nn.Module) -> dict[tuple[str, str], float]:
