@@ -73,7 +73,9 @@ class TrialStatusGauge(Callback):
             spec = trial.config["spec"]
             for each in (spec, *spec.get("others", [])):
                 own = result.get("members", {}).get(each["trial_id"], result)
-                status = own.get("status", "pending") if trial.status != "ERROR" else "failed"
+                status = own.get("status", "pending")
+                if trial.status == "ERROR" and status not in ("finished", "diverged"):
+                    status = "failed"
                 counts[spec["variant"], status] += 1
         for variant in {variant for variant, _ in counts}:
             for status in ("pending", "running", "finished", "diverged", "failed", "stopped"):

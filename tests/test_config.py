@@ -243,7 +243,11 @@ def check_every_point(path: str) -> None:
     [
         ("problem: ant", "problem: aunt", "unknown problem 'aunt'; did you mean 'ant'? known: ant, slippery_ant, "),
         ("problem: ant\n", "", "problem: missing [{file}]"),
-        ("algorithm: ppo", "algorithm: pro", "unknown algorithm 'pro'; did you mean 'ppo'? known: ppo, supervised [{file}:2]"),
+        (
+            "algorithm: ppo",
+            "algorithm: pro",
+            "unknown algorithm 'pro'; did you mean 'ppo'? known: ppo, supervised [{file}:2]",
+        ),
         ("total_steps: 1e5", "total_steps: 0", "total_steps = 0: should be greater than or equal to 1 [{file}:6]"),
         ("total_steps: 1e5", "total_steps: 1.5", "total_steps = 1.5: should be a valid integer"),
         ("total_steps: 1e5", "total_step: 1", "unknown key 'total_step'; did you mean 'total_steps'?"),

@@ -86,6 +86,34 @@ def test_a_failure_is_recorded_with_the_errors_last_line(plan, specs, tmp_path):
     assert [spec.variant for spec in progress.unfinished] == ["cbp"]
 
 
+def test_seeds_that_run_together_are_shown_one_by_one(specs):
+    specs = [small_trial("std", seed) for seed in range(3)]
+    failures = []
+    plan = types.SimpleNamespace(
+        grid="ant_grid", specs=specs, to_run=specs, skipped=[],
+        record_failure=lambda spec, *_: failures.append(spec.seed) or "error.log",
+    )  # fmt: skip
+    out, progress = shown(plan, terminal=False)
+    trial = FakeTrial(specs[0])
+    trial.config["spec"]["others"] = [spec.model_dump(mode="json") for spec in specs[1:]]
+    with progress:
+        progress.on_trial_start(0, [], trial)
+        members = {
+            specs[0].trial_id: result(notes="continues from update 7"),
+            specs[1].trial_id: result(status="diverged"),
+        }
+        progress.on_trial_result(0, [], trial, {"members": members, "status": "running"})
+        assert len(progress.unfinished) == 2
+        progress.on_trial_recover(0, [], trial)
+        progress.on_trial_start(0, [], trial)
+        progress.on_trial_error(0, [], trial)
+    text = out.getvalue()
+    assert f"std seed 0 ({specs[0].trial_id}): continues from update 7" in text
+    assert f"std seed 1 ({specs[1].trial_id}) diverged" in text
+    assert failures == [0, 2]  # the one that diverged has its result
+    assert "0 running, 0 waiting, 1 diverged, 2 failed" in text.splitlines()[-1]
+
+
 class FakeGauge:
     values: dict = {}  # noqa: RUF012
 

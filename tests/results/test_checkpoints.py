@@ -209,3 +209,15 @@ def test_a_file_name_that_is_no_plain_one_is_refused(saver, name):
     with pytest.raises(ValueError, match="a checkpoint's file can't be named"):
         saver.save(1, 1, {name: b""}, {})
     assert saver.location.list() == []
+
+
+def test_later_checkpoints_can_be_given_up(place):
+    checkpoints = Checkpoints(place, "t1", keep=3)
+    for update in (2, 4, 6):
+        checkpoints.save(update, 10 * update, {"state.pt": b"%d" % update}, VERSIONS)
+    checkpoints.give_up_after(6)
+    assert checkpoints.newest_valid()[0].update == 6
+    checkpoints.give_up_after(3)
+    assert [each.update for each in checkpoints.valid()[0]] == [2]
+    assert checkpoints.save(4, 40, {"state.pt": b"again"}, VERSIONS).update == 4
+    assert checkpoints.newest_valid()[0].update == 4

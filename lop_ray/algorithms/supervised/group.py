@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import torch
-
 from lop_ray.algorithms.divergence import DivergedError
 from lop_ray.algorithms.supervised.learner import Steps
 from lop_ray.algorithms.supervised.stack import Stack, members_at_once, stacked_batches
@@ -71,9 +69,3 @@ class SupervisedGroup:
                 results[k] = self._members[k].finish_update(steps, learn_s) if error is None else error
             if self._errors[k] is not None:
                 self._members[k].skip_update()
-
-
-def group_of(members: Sequence[SupervisedTraining]) -> SupervisedGroup:
-    """The members as one; torch has a single thread, as their products are small."""
-    torch.set_num_threads(1)
-    return SupervisedGroup(members)

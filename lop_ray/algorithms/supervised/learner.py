@@ -104,7 +104,7 @@ class Learner:
         self.device = torch.device("cuda" if trial.resources.gpus else "cpu")
         members = trial.interventions if interventions is None else interventions
         self.network, self.interventions = self._built(make_interventions(members))
-        self.parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(
             self.network.parameters(), trial.optimizer, self.options.lr, networks=[self.network], seed=self._seed
         )
