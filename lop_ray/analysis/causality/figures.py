@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lop_ray.analysis.causality.panel import Panel
 from lop_ray.analysis.curves import variant_order
-from lop_ray.analysis.drawing import GREY, empty_figure, legend, legend_above, line, new_figure, no_rows
+from lop_ray.analysis.drawing import GREY, empty_figure, legend_above, line, new_figure, no_rows, seeds_text
 from lop_ray.analysis.statistics import Floats, estimate
 from lop_ray.analysis.style import line_styles, styled
 from lop_ray.seeding import numpy_generator
@@ -63,7 +63,10 @@ def tasks_figure(panel: Panel, by: str = "variant", columns: Sequence[str] = TAS
             no_rows(axes)
         axes.set_ylabel(label(column, panel))
         task_axis(axes)
-    legend(figure, [most[name] for name in names if name in most], "mean over seeds")
+    handles: list[Artist] = [
+        Line2D([], [], **looks[name], label=f"{name} (n = {seeds_text(most[name])})") for name in names if name in most
+    ]
+    legend_above(figure, handles, "mean over seeds; band: 95 % bootstrap interval over seeds", columns=5)
     return figure
 
 
@@ -120,6 +123,12 @@ def label(column: str, panel: Panel) -> str:
     }
     if column == "outcome":
         return panel.outcome.replace(" at the task's end", ",\ntask's end").replace(" (area", "\n(area")
+    if column == "outcome_change":
+        return (
+            "change of "
+            + panel.outcome.replace(" at the task's end", "").replace(" (area", "\n(area")
+            + ",\ntask 2 to last"
+        )
     if column == "killed":
         return "dead units at a change,\nbefore to after (%)"
     name, _, moment = column.rpartition("_")

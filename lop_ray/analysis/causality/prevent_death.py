@@ -2,8 +2,8 @@
 
 Each treatment (leaky ReLU, resurrection, bias clipping, activation clamping) is compared with the control seed by seed,
 in the second half of the tasks. Verdicts are on the mean over treatments of a seed's differences, one number a seed;
-the table has each treatment by itself. Before all, the control must lose plasticity: otherwise there is nothing to
-prevent.
+then each treatment's outcome has one of its own, and the table has the rest. Before all, the control must lose
+plasticity: otherwise there is nothing to prevent.
 
 A unit counts as dead by its margin where that means that it learns nothing: behind a ReLU. With a leaky activation, or
 a clamp that lets the gradient through, a margin below 0 is no death; those units count as 0 dead by construction, and
@@ -42,8 +42,8 @@ def prevent_death(store: duckdb.DuckDBPyConnection, control: str = "ns", outcome
         outcome: As of `read_panel`.
 
     Returns:
-        Verdicts on the control's loss of plasticity, on dead units, rank and outcome under treatment, and on whether
-        treatments that save more units help more.
+        Verdicts on the control's loss of plasticity, on dead units, rank and outcome under treatment, on each
+        treatment's outcome, and on whether treatments that save more units help more.
 
     Raises:
         ValueError: The control, or any treatment, isn't there.
@@ -83,6 +83,10 @@ def prevent_death(store: duckdb.DuckDBPyConnection, control: str = "ns", outcome
         found = over_seeds(means[column])
         note = f"Mean over {', '.join(treatments)}." if column == "dead_end" else ""
         verdicts.append(verdict_of(NAME, hypothesis, statistic, found, direction, note=note))
+    for treatment in treatments if len(treatments) > 1 else ():
+        own = over_seeds(differences[treatment]["outcome"])
+        statistic = f"{treatment} - {control}, late tasks: {panel.outcome}"
+        verdicts.append(verdict_of(NAME, f"{treatment} keeps plasticity", statistic, own, "above"))
     if len(treatments) >= 3:
         verdicts.append(_mediation(differences, panel))
     return Result(verdicts, _table(differences, control), panel)

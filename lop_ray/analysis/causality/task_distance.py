@@ -17,7 +17,7 @@ import pandas as pd
 from lop_ray.analysis.causality.panel import Panel, drift, late, read_panel, trial_numbers
 from lop_ray.analysis.causality.result import Result
 from lop_ray.analysis.causality.trend import Trend, trend
-from lop_ray.analysis.causality.verdict import Direction, Verdict, verdict_of, written_p
+from lop_ray.analysis.causality.verdict import Direction, Verdict, verdict_of, written_interval, written_p
 from lop_ray.analysis.curves import variant_order
 from lop_ray.analysis.statistics import Floats
 
@@ -53,12 +53,13 @@ def task_distance(store: duckdb.DuckDBPyConnection, variant: str | None = None, 
         trial_numbers(own, ("distance", "killed"), _mean)
         .merge(trial_numbers(own, ("dead_end", "rank_end"), late), on=keys)
         .merge(trial_numbers(own, ("outcome",), _drift_after_the_first), on=keys)
+        .rename(columns={"outcome": "outcome_change"})
     )
     links: tuple[tuple[str, str, str, Direction], ...] = (
         ("killed", "farther tasks kill more units at once", "dead units at a change, before to after (%)", "above"),
         ("dead_end", "farther tasks leave more units dead", "dead units, late tasks (%)", "above"),
         ("rank_end", "farther tasks leave a lower rank", f"{panel.rank}, late tasks (%)", "below"),
-        ("outcome", "farther tasks cost more plasticity", f"change of {panel.outcome}, task 2 to last", "below"),
+        ("outcome_change", "farther tasks cost more plasticity", f"change of {panel.outcome}, task 2 to last", "below"),
     )
     verdicts = [_verdict(doses, *link) for link in links]
     return Result(verdicts, doses.drop(columns="trial_id").set_index(["variant", "seed"]), own)
@@ -80,7 +81,7 @@ def trend_verdict(experiment: str, hypothesis: str, statistic: str, found: Trend
     note = ""
     if found.jonckheere.p is not None:
         rho, j = found.rho, found.jonckheere
-        note = f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]; Jonckheere p {written_p(j.p or 0.0)}."
+        note = f"Spearman {written_interval(rho.value, rho.low, rho.high)}; Jonckheere p {written_p(j.p or 0.0)}."
     return verdict_of(experiment, hypothesis, statistic, found.slope, direction, note=note)
 
 

@@ -23,7 +23,7 @@ from lop_ray.analysis.causality.cross_correlation import CrossCorrelation, cross
 from lop_ray.analysis.causality.event_study import EventStudy, event_study, rises
 from lop_ray.analysis.causality.granger import GrangerPanel, PanelGranger, granger_panel
 from lop_ray.analysis.causality.panel import Panel, read_panel
-from lop_ray.analysis.causality.verdict import Verdict, verdict_of, written_p
+from lop_ray.analysis.causality.verdict import Verdict, verdict_of, written_interval, written_p
 from lop_ray.analysis.curves import variant_order
 from lop_ray.analysis.statistics import Floats
 
@@ -146,7 +146,10 @@ def _direction(hypothesis: str, found: PanelGranger, note: str) -> Verdict:
     supported = None
     if p is not None:
         supported = True if p < 0.05 else (False if share.high < 0.5 else None)
-    effect = f"Sum of coefficients {found.effect.value:.2f} [{found.effect.low:.2f}, {found.effect.high:.2f}] sd."
+    if supported is False:
+        note = f"Fewer than half of the runs show it; in series this short a weak effect can hide. {note}"
+    moved = found.effect
+    effect = f"Sum of coefficients {written_interval(moved.value, moved.low, moved.high)} sd."
     return Verdict(
         NAME,
         hypothesis,

@@ -17,6 +17,7 @@ from lop_ray.analysis.statistics import Floats, estimate
 from lop_ray.analysis.style import line_styles, styled
 from lop_ray.seeding import numpy_generator
 
+_MOST_UNITS = 24
 _FIRST, _SECOND = "#0072B2", "#D55E00"
 
 
@@ -118,12 +119,14 @@ def trajectories_figure(found: Trajectories, layer: int = 0) -> Figure:
     if own:
         first = own[0]
         died = np.unique(first.deaths()[:, 1])
-        for unit in range(first.margins.shape[1]):
+        shown = np.unique(np.linspace(0, first.margins.shape[1] - 1, _MOST_UNITS).round().astype(int))
+        for unit in shown:
             dies = unit in died
             colour, width = (_SECOND, 0.8) if dies else ("#9a9a9a", 0.5)
             units.plot(first.updates, first.margins[:, unit], color=colour, lw=width, alpha=0.75 if dies else 0.4)
         units.set_ylim(*np.quantile(first.margins, (0.005, 0.99)))
-        units.set_title(f"{first.variant}, seed {first.seed}, hidden layer {layer + 1}")
+        of = f", {len(shown)} of {first.margins.shape[1]} units" if len(shown) < first.margins.shape[1] else ""
+        units.set_title(f"{first.variant}, seed {first.seed}, hidden layer {layer + 1}{of}")
     else:
         no_rows(units)
     zero_line(units)

@@ -75,7 +75,7 @@ class Verdict:
         """The verdict in one line."""
         word = {True: "SUPPORTED", False: "AGAINST", None: "UNDECIDED"}[self.supported]
         p = "" if self.p is None or np.isnan(self.p) else f", p {written_p(self.p)}"
-        numbers = f"{_number(self.value)} [{_number(self.low)}, {_number(self.high)}]"
+        numbers = written_interval(self.value, self.low, self.high)
         note = f" {self.note}" if self.note else ""
         return f"{word}: {self.hypothesis}: {self.statistic} {numbers}, n = {self.n} {self.unit}{p}.{note}"
 
@@ -111,9 +111,10 @@ def over_seeds(values: ArrayLike, *, null: float = 0.0, confidence: float = 0.95
 def decide(found: Interval, direction: Direction, *, null: float = 0.0, negligible: float = 0.0) -> bool | None:
     """Whether an interval supports "the statistic lies above (below) null".
 
-    Supported where the whole interval is on the hypothesis' side of `null`. Against it where the whole interval is on
-    the other side, or where it shows that the effect, if there is one, is smaller than `negligible` (the logic of
-    equivalence tests: Lakens 2017, Soc. Psychol. Personal. Sci. 8:355). Undecided otherwise, or without an interval.
+    Supported where the whole interval is on the hypothesis' side of `null`. Against it where no part of the interval is
+    (seeds that agree on no effect at all included), or where it shows that the effect, if there is one, is smaller than
+    `negligible` (the logic of equivalence tests: Lakens 2017, Soc. Psychol. Personal. Sci. 8:355). Undecided otherwise,
+    or without an interval.
 
     Args:
         found: Statistic and interval.
@@ -133,7 +134,7 @@ def decide(found: Interval, direction: Direction, *, null: float = 0.0, negligib
         return None
     sign = 1.0 if direction == "above" else -1.0
     low, high = sorted((sign * (found.low - null), sign * (found.high - null)))
-    if high < 0 or (negligible > 0 and high < negligible):
+    if high <= 0 or (negligible > 0 and high < negligible):
         return False
     return True if low > 0 else None
 
@@ -192,6 +193,11 @@ def printed(verdicts: Sequence[Verdict]) -> str:
 def written_p(p: float) -> str:
     """Such as "= 0.034", or "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def written_interval(value: float, low: float, high: float) -> str:
+    """Such as "0.43 [0.2, 0.66]"."""
+    return f"{_number(value)} [{_number(low)}, {_number(high)}]"
 
 
 def _number(value: float) -> str:

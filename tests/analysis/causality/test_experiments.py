@@ -63,6 +63,9 @@ def test_preventing_death_is_supported_where_dead_units_do_harm():
         "treatments keep units alive": True,
         "treatments keep the rank up": True,
         "treatments keep plasticity": True,
+        "bias_clip keeps plasticity": True,
+        "redo keeps plasticity": True,
+        "resurrect keeps plasticity": True,
         "treatments that save more units help more": True,
     }
     assert all(each.n == 5 for each in result.verdicts)
@@ -211,5 +214,5 @@ def test_on_slippery_ant_by_its_name_alone(tmp_path: Path):
     store = connect(tmp_path, "slippery_ant_grid")
     result = prevent_death(store)
     assert result.verdicts[0].statistic.startswith("change of return")
-    assert len(result.verdicts) == 5
+    assert len(result.verdicts) == 8
     assert task_distance(store, "ns").table["distance"].notna().all()

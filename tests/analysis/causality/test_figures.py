@@ -9,6 +9,7 @@ from lop_ray.analysis.causality.figures import dose_figure, tasks_figure
 from lop_ray.analysis.causality.killed_units import killed_units
 from lop_ray.analysis.causality.margin_profile import margin_profile
 from lop_ray.analysis.causality.panel import read_panel
+from lop_ray.analysis.causality.same_task import same_task
 from lop_ray.analysis.causality.task_distance import task_distance
 from lop_ray.analysis.causality.temporal_order import temporal_order
 from lop_ray.analysis.causality.trajectories import unit_trajectories
@@ -40,6 +41,9 @@ def test_shares_killed_are_the_names_of_the_lines():
         rows.add({(f"kill_{percent}", seed): trial(seed, **config) for seed in range(2)})
     figure = tasks_figure(killed_units(rows.connect()).panel, by="killed")
     names = [text.get_text() for text in figure.legends[0].get_texts()]
+    # The colours of the legend are those of the lines, in their order.
+    colours = [handle.get_color() for handle in figure.legends[0].get_lines()]
+    assert [each.get_color() for each in figure.axes[0].lines] == colours
     assert names == ["0 % killed (n = 2 seeds)", "25 % killed (n = 2 seeds)", "50 % killed (n = 2 seeds)"]
 
 
@@ -79,3 +83,16 @@ def test_nothing_is_said_to_be_nothing():
     assert empty.texts[0].get_text() == "no task yet"
     table = task_distance(Rows({("ns", 0): trial(0)}).connect()).table
     assert dose_figure(table.iloc[:0], "distance", ["outcome"], panel, "d").texts[0].get_text() == "no trial yet"
+
+
+def test_the_legend_names_the_lines_that_it_shows():
+    rows = Rows()
+    for kind, dying in (("new", 9.0), ("same", 0.0)):
+        config = {"problem_options": {"tasks": kind}}
+        rows.add({("ns", seed): trial(seed, dying, **config) for seed in range(3)}, kind)
+    figure = tasks_figure(same_task(rows.connect()).panel, by="tasks")
+    legend = figure.legends[0]
+    colours = dict(zip([text.get_text() for text in legend.get_texts()], legend.get_lines(), strict=True))
+    last = {line.get_color(): line.get_ydata()[-1] for line in figure.axes[0].lines}
+    changing, same = (last[colours[f"{name} (n = 3 seeds)"].get_color()] for name in ("tasks change", "same task"))
+    assert changing > same + 20  # dead units accumulate where tasks change

@@ -61,7 +61,8 @@ def test_seeds_that_agree_exactly_have_an_interval_without_width(values, p):
         (0.01, 0.05, "above", 0.1, False),
         (-0.3, 0.2, "above", 0.1, None),
         (0.05, 0.2, "above", 0.1, True),
-        (0.0, 0.0, "above", 0.0, None),
+        (0.0, 0.0, "above", 0.0, False),  # all seeds agree that there is nothing
+        (-0.5, 0.0, "above", 0.0, False),
         (NAN, NAN, "above", 0.1, None),
     ],
 )
