@@ -9,6 +9,7 @@ import pytest
 
 from tests.analysis.pixel_store import write_pixel_store
 from tests.analysis.store import write_slippery_store, write_spectra_store, write_store
+from tests.analysis.test_mixture_figures import write_store as write_mixture_store
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -148,3 +149,14 @@ def test_a_store_without_rows_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "no rows of grid 'ant_grid'" in done.stderr
     assert not (tmp_path / "ant.ipynb").exists()
+
+
+def test_the_mixture_notebook_says_by_how_much_plasticity_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOP_RAY_GRID", "gmm")
+    write_mixture_store(tmp_path / "results")
+    outputs = run(tmp_path, "mixture.ipynb")
+    assert len(images_of(outputs)) == 6
+    assert "nats more than a new network, 95 % interval [" in "".join(each.get("text", "") for each in outputs)
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
