@@ -45,6 +45,8 @@ def print_dry_run(plan: Plan) -> None:
             resources += f", {spec.resources.gpus:g} GPU"
         if spec.resources.env_runners:
             resources += f", {spec.resources.env_runners} env runners"
+        if spec.resources.seeds_per_trial > 1:
+            resources += f", shared by {spec.resources.seeds_per_trial} seeds"
         row = [spec.trial_id, spec.problem, spec.variant, str(spec.seed), *place, f"{spec.total_steps:,}", resources]
         rows.append([*row, plan.state(spec)])
     print_rows(plan.grid, ["id", "problem", "variant", "seed", *inner, "steps", "resources", "state"], rows)

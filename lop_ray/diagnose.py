@@ -9,9 +9,10 @@ of a trial or on one. The trial may be running; it is only read. Rows go to `res
 the run, and replace those of an earlier command on the same checkpoint and diagnostic;
 `lop_ray.results.read_table(results, grid, "diagnosed_layers")` returns them.
 
-A checkpoint has the networks, the optimiser and the observations that the run kept for its diagnostics. It has neither
-a batch nor losses: derivatives are of the regression toward the network's own output + N(0, 1), unless `--set` says
-otherwise. What compares with the network from before an update needs `--before`, another checkpoint of the trial.
+A checkpoint has the networks, the optimiser and the observations that the run kept for its diagnostics. PPO's has
+neither a batch nor losses: derivatives are of the regression toward the network's own output + N(0, 1), unless `--set`
+says otherwise; of supervised training `--set NAME.loss=training` takes the task's own loss. What compares with the network from before an update needs `--before`, another checkpoint of
+the trial.
 Rows that a run writes at intervals (margins of units, spectra) are always written here.
 
 Where the problem holds something out (ProcGen's levels), the stored policy acts on that first, for ten observations a

@@ -40,7 +40,7 @@ class Observations:
 
     Attributes:
         name: The file's name and the first digits of its SHA-256.
-        values: [N, ...], float32, or bytes.
+        values: [N, ...], floating point, or bytes.
     """
 
     name: str
@@ -124,8 +124,10 @@ class Snapshot:
             raise UserError(
                 f"--observations: shape {list(found.shape)}, but the networks read [N, {', '.join(map(str, shape))}]"
             )
-        reads_bytes = all(hasattr(network, "scaled") for network in self.training.networks().values())
-        return found if reads_bytes or found.is_floating_point() else found.float()
+        networks = self.training.networks().values()
+        if found.dtype == torch.uint8 and all(hasattr(network, "scaled") for network in networks):
+            return found
+        return found.to(next(parameter.dtype for network in networks for parameter in network.parameters()))
 
 
 @dataclass
@@ -276,5 +278,5 @@ def read_observations(file: str) -> Observations:
     if not np.isfinite(values).all():
         raise UserError(f"--observations {file}: holds NaN or infinity; remove those rows")
     digest = hashlib.sha256(content).hexdigest()[:16]
-    numbers = values if values.dtype == np.uint8 else values.astype(np.float32)  # images stay as they were seen
+    numbers = values if values.dtype == np.uint8 else values.astype(np.float64)  # images stay as they were seen
     return Observations(f"{Path(file).name} {digest}", torch.from_numpy(numbers))
