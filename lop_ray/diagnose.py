@@ -11,8 +11,8 @@ the run, and replace those of an earlier command on the same checkpoint and diag
 
 A checkpoint has the networks, the optimiser and the observations that the run kept for its diagnostics. PPO's has
 neither a batch nor losses: derivatives are of the regression toward the network's own output + N(0, 1), unless `--set`
-says otherwise; of supervised training `--set NAME.loss=training` takes the task's own loss. What compares with the network from before an update needs `--before`, another checkpoint of
-the trial.
+says otherwise; of supervised training `--set NAME.loss=training` takes the task's own loss. What compares with the
+network from before an update needs `--before`, another checkpoint of the trial.
 Rows that a run writes at intervals (margins of units, spectra) are always written here.
 
 Where the problem holds something out (ProcGen's levels), the stored policy acts on that first, for ten observations a
