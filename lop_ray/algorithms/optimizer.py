@@ -25,7 +25,7 @@ def make_optimizer(
     """The optimiser that `options` ask for, over all `parameters`.
 
     Like the reference, weight decay acts on every parameter, biases and log standard deviation included.
-    Adam and SGD have the fused kernel: the same formula in one pass.
+    Adam, and SGD without momentum, have the fused kernel: the same formula in one pass.
 
     Args:
         parameters: What to train.
@@ -43,7 +43,9 @@ def make_optimizer(
     """
     if options.name == "sgd":
         momentum = options.momentum or 0.0
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=options.weight_decay, fused=True)
+        # The fused kernel fails where only some parameters have a momentum, as those that an intervention has added.
+        fused = momentum == 0
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=options.weight_decay, fused=fused)
     if options.upgd is not None:
         return UPGD(
             _gated_groups(list(parameters), options.upgd, list(networks)),

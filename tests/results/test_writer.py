@@ -106,9 +106,9 @@ def test_a_part_is_compressed_versioned_and_has_the_range_of_its_updates(store):
         ("trials", {"update": 1}, KeyError, "no table 'trials' to append to"),
         (
             "updates",
-            {"update": 1, "loss": 2.0, "lr": 1.0},
+            {"update": 1, "los": 2.0, "lr": 1.0},
             KeyError,
-            "table updates has no column 'loss', 'lr'; it has",
+            "table updates has no column 'los', 'lr'; it has",
         ),
         ("layers", {"env_steps": 1}, ValueError, "a row of layers has no update"),
         (
