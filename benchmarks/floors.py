@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import gymnasium as gym
 import mujoco
@@ -13,6 +14,17 @@ from torch import nn
 
 OBSERVATIONS, ACTIONS, BATCH, MINIBATCH, EPOCHS = 111, 8, 2048, 128, 10
 SUBSTEPS = 5
+
+
+def fastest(seconds: Callable[[], float], cpus: int) -> float:
+    """The least of what something takes on 1 to `cpus` of PyTorch's threads; afterwards there is one again."""
+    by_threads = []
+    for threads in range(1, cpus + 1):
+        torch.set_num_threads(threads)
+        by_threads.append(seconds())
+    torch.set_num_threads(1)
+    time.sleep(0.3)  # OpenMP's idle threads spin for 0.2 s, and would take the next measurement's cores
+    return min(by_threads)
 
 
 class PhysicsFloor:

@@ -28,8 +28,8 @@ def trial_spec(cpus: int, diagnostics: bool) -> Any:
 def measure(cpus: int, updates: int, diagnostics: bool, floors: bool) -> dict[str, Any]:
     """Seconds of a trial's updates, and of its floors taken in turn with it."""
     import ray
-    import torch
 
+    from benchmarks.floors import fastest
     from benchmarks.procgen_floors import BATCH, SamplingFloor, UpdateFloor
     from callbacks.plasticity import PlasticityCallback
     from lop_ray.algorithms import make_training
@@ -45,13 +45,7 @@ def measure(cpus: int, updates: int, diagnostics: bool, floors: bool) -> dict[st
         took |= {key: row[f"{key}_s"] for key in ("sample", "learn", "diagnose")}
         if sampling is not None and update is not None:
             took["sampling"] = sampling.seconds()
-            by_threads = []
-            for threads in range(1, cpus + 1):
-                torch.set_num_threads(threads)
-                by_threads.append(update.seconds())
-            torch.set_num_threads(1)
-            took["update"] = min(by_threads)
-            time.sleep(0.3)  # OpenMP's idle threads spin for 0.2 s, and would take the trial's second core
+            took["update"] = fastest(update.seconds, cpus)
         if i >= WARM_UP:
             for key, value in took.items():
                 seconds.setdefault(key, []).append(value)

@@ -51,9 +51,8 @@ def measure_ours(copies: int, cpus: int, updates: int, diagnostics: bool, runner
 
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=10**8, log_to_driver=False, logging_level="ERROR")
     training = make_training(trial_spec(copies, cpus, diagnostics, runners), [PlasticityCallback])
-    import torch
 
-    from benchmarks.floors import BATCH, PhysicsFloor, UpdateFloor
+    from benchmarks.floors import BATCH, PhysicsFloor, UpdateFloor, fastest
 
     physics, update = PhysicsFloor(copies, cpus), UpdateFloor()
     seconds: dict[str, list[float]] = {
@@ -71,13 +70,7 @@ def measure_ours(copies: int, cpus: int, updates: int, diagnostics: bool, runner
         took |= {"learn": row["learn_s"], "sample": row["sample_s"]}
         if floors:
             took["physics"] = physics.seconds(BATCH)
-            by_threads = []
-            for threads in range(1, cpus + 1):
-                torch.set_num_threads(threads)
-                by_threads.append(update.seconds())
-            torch.set_num_threads(1)
-            took["update"] = min(by_threads)
-            time.sleep(0.3)  # OpenMP's idle threads spin for 0.2 s, and would take the trial's second core
+            took["update"] = fastest(update.seconds, cpus)
         if i >= WARM_UP:
             for key, value in took.items():
                 seconds[key].append(value)

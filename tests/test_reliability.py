@@ -12,17 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from lop_ray.algorithms.ppo.training import network_states
 from lop_ray.results import Checkpoints, Store, read_table
+from tests.algorithms.small import TIMES, assert_same_weights
 
 pytestmark = pytest.mark.slow
 
 UPDATES, BATCH = 40, 256
 SMALL = ["ant.num_envs=4", f"ppo.batch_size={BATCH}", "ppo.minibatch_size=64", "ppo.num_epochs=2"]
 SMALL += ["checkpoints.every_steps=1024", "diagnostics.margins.samples=500", "diagnostics.margins.neurons_every=3"]
-TIMES = {"wall_s", "sample_s", "learn_s", "diagnose_s"}
 LIMIT_S = 240
 STARTED: list[subprocess.Popen] = []
 
@@ -116,10 +114,8 @@ def assert_same_outcome(one: Path, other: Path) -> None:
             checkpoint, passed_over = Checkpoints(Store(results, "ant_grid").location, trial).newest_valid()
             assert checkpoint is not None
             assert not passed_over
-            states.append(network_states({name: checkpoint.read(name) for name in checkpoint.files}))
-        for network, tensors in states[0].items():
-            for name, tensor in tensors.items():
-                assert torch.equal(tensor, states[1][network][name]), f"{trial} {network}.{name}"
+            states.append({name: checkpoint.read(name) for name in checkpoint.files})
+        assert_same_weights(*states)
 
 
 @pytest.fixture(scope="module")

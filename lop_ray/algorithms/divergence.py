@@ -31,6 +31,18 @@ def global_norm(gradients: list[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
+def clip_norm(gradients: list[Tensor], norm: float, limit: float | None) -> None:
+    """Scales gradients in place so that their norm is at most the limit, as `torch.nn.utils.clip_grad_norm_` does.
+
+    Args:
+        gradients: All of them.
+        norm: Their `global_norm`.
+        limit: Largest norm; None leaves them as they are.
+    """
+    if limit is not None and norm > limit:
+        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+
+
 def check_finite(
     loss: float, norm: float, named_gradients: Callable[[], Iterable[tuple[str, Tensor | None]]], gradient_step: int
 ) -> None:

@@ -5,11 +5,13 @@ Neither Ray nor a simulator is loaded.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from importlib import import_module
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lop_ray.algorithms.spec import TrialSpec
@@ -34,6 +36,13 @@ class StoredTraining(Diagnosable):
     def observations(self) -> Tensor | None:
         """The latest [N, ...] that the run kept for its diagnostics, oldest first; None if it kept none."""
         raise NotImplementedError
+
+
+def to_bytes(value: Any) -> bytes:
+    """A file of a checkpoint, as `torch.save` writes it."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 class StoredVersionError(ValueError):

@@ -108,14 +108,18 @@ def config_folders() -> list[Path]:
     return folders
 
 
-def grids() -> dict[str, Path]:
-    """All grids that have a name, and their files."""
+def _files() -> list[Path]:
+    """Every YAML file of the folders; of one name the first folder's."""
     found: dict[str, Path] = {}
     for folder in config_folders():
         for path in sorted(folder.glob("*.yaml")):
-            if not _holds_variants(path):
-                found.setdefault(path.stem, path)
-    return found
+            found.setdefault(path.name, path)
+    return list(found.values())
+
+
+def grids() -> dict[str, Path]:
+    """All grids that have a name, and their files."""
+    return {path.stem: path for path in _files() if not _holds_variants(path)}
 
 
 def find_grid(name: str) -> Path:
@@ -140,12 +144,7 @@ def _holds_variants(path: Path) -> bool:
 
 def variants_files() -> list[Path]:
     """All files of variants that a grid can name, each name once."""
-    found: dict[str, Path] = {}
-    for folder in config_folders():
-        for path in sorted(folder.glob("*.yaml")):
-            if _holds_variants(path):
-                found.setdefault(path.name, path)
-    return sorted(found.values(), key=lambda path: (path.name != VARIANTS_FILE, path.name))
+    return sorted(filter(_holds_variants, _files()), key=lambda path: (path.name != VARIANTS_FILE, path.name))
 
 
 def variants(beside: Path | None = None, file: str = VARIANTS_FILE, where: str = "") -> dict[str, Document]:

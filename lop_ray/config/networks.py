@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 from lop_ray.config.checks import Blame, show
@@ -67,7 +68,16 @@ def check_network(name: str, problem: Options, network: Any, blame: Blame) -> No
             f"use kind: mlp [{where}]"
         )
     else:
-        try:
-            make_image_network(network, shape, {"output": 1}, seed=0)
-        except ValueError as error:
-            raise UserError(f"network.channels: {error} [{blame(('network', 'channels'))}]") from error
+        misfit = _misfit(network, tuple(shape))
+        if misfit is not None:
+            raise UserError(f"network.channels: {misfit} [{blame(('network', 'channels'))}]")
+
+
+@cache
+def _misfit(network: Any, shape: tuple[int, ...]) -> str | None:
+    """Why such images do not fit the network. Found by building it, which many trials of a grid need once."""
+    try:
+        make_image_network(network, shape, {"output": 1}, seed=0)
+    except ValueError as error:
+        return str(error)
+    return None

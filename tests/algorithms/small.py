@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from lop_ray.algorithms import make_training
+from lop_ray.algorithms.ppo.training import network_states
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.config.grid import load_grid, parse_assignment
 from lop_ray.sweep import make_trials
@@ -14,7 +17,7 @@ EAGER = {  # interventions that act within a few gradient steps
     "injection": {"plasticity_injection": {"when": "update", "every": 2}},
     "c_chain": {"c_chain": {"warm_up": 2, "networks": ["policy", "value"]}},
 }
-TIMES = ("sample_s", "learn_s", "diagnose_s", "wall_s")
+TIMES = ("sample_s", "learn_s", "diagnose_s", "evaluate_s", "wall_s")
 
 
 def small_trial(variant: str = "std", seed: int = 0, flags: tuple[str, ...] = ()) -> TrialSpec:
@@ -41,3 +44,13 @@ def without_times(rows):
         table: [{key: value for key, value in row.items() if key not in TIMES} for row in some]
         for table, some in rows.items()
     }
+
+
+def assert_same_weights(a: dict[str, bytes], b: dict[str, bytes]) -> None:
+    """The networks of two states are the same bit for bit."""
+    first, second = network_states(a), network_states(b)
+    assert first.keys() == second.keys()
+    for network, weights in first.items():
+        assert weights.keys() == second[network].keys()
+        for name, tensor in weights.items():
+            assert torch.equal(tensor, second[network][name]), f"{network}.{name}"

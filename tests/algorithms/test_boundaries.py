@@ -6,11 +6,10 @@ import torch
 
 from callbacks.plasticity import PlasticityCallback
 from lop_ray.algorithms import make_training
-from lop_ray.algorithms.ppo.training import network_states
 from lop_ray.interventions.base import Interventions
 from lop_ray.results import Store
 from lop_ray.results.reader import connect
-from tests.algorithms.small import train
+from tests.algorithms.small import assert_same_weights, train
 from tests.algorithms.test_task_changes import ONCE, trial_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -87,16 +86,14 @@ def test_resuming_with_a_boundary_open_gives_the_same_rows(stop, monkeypatch):
     first, middle = train(trial, stop)
     second, resumed_end = train(trial, 7 - stop, state=middle)
     assert repr(straight) == repr(first + second)
-    a, b = network_states(end), network_states(resumed_end)
-    assert all(torch.equal(a[network][name], b[network][name]) for network in a for name in a[network])
+    assert_same_weights(end, resumed_end)
 
 
 def test_following_changes_nothing():
     _, plain = train(trial_of(ONCE, TINY, "diagnostics=null"), 5)
     rows, followed = train(trial_of(*EVERY_600), 5)
     assert boundaries(rows)
-    a, b = network_states(plain), network_states(followed)
-    assert all(torch.equal(a[network][name], b[network][name]) for network in a for name in a[network])
+    assert_same_weights(plain, followed)
 
 
 def test_remote_env_runners_give_a_boundary_over_all_copies():

@@ -10,7 +10,7 @@ from callbacks.plasticity import PlasticityCallback
 from lop_ray.algorithms import make_training
 from lop_ray.algorithms.ppo.training import network_states
 from lop_ray.diagnostics import DIAGNOSTICS
-from tests.algorithms.small import small_trial, train
+from tests.algorithms.small import assert_same_weights, small_trial, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -96,8 +96,7 @@ def test_resuming_with_all_diagnostics_gives_the_same_rows():
     second, resumed_end = train(trial, 2, state=middle)
     assert repr(straight) == repr(first + second)  # repr: NaN equals NaN
     assert {row["probe"] for row in straight[-1]["probes"]} >= {"hessian_density", "probe_functions", "churn"}
-    a, b = network_states(end), network_states(resumed_end)
-    assert all(torch.equal(a[network][name], b[network][name]) for network in a for name in a[network])
+    assert_same_weights(end, resumed_end)
 
 
 def test_the_batch_is_this_updates_and_is_gone_when_nothing_wants_it():

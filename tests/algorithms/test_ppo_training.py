@@ -12,18 +12,11 @@ from lop_ray.algorithms.divergence import DivergedError
 from lop_ray.algorithms.ppo.training import network_states
 from lop_ray.networks import MLP
 from lop_ray.seeding import torch_generator
-from tests.algorithms.small import small_trial, train
+from tests.algorithms.small import assert_same_weights, small_trial, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 VARIANTS = ["std", "ns", "l2", "cbp", "redo", "layernorm", "specnorm"]
 VARIANTS += ["crelu", "injection", "adamrel", "upgd", "c_chain"]
-
-
-def assert_same_weights(a, b):
-    first, second = network_states(a), network_states(b)
-    for network in first:
-        for name, tensor in first[network].items():
-            assert torch.equal(tensor, second[network][name]), f"{network}.{name}"
 
 
 def assert_same_rows(a, b):

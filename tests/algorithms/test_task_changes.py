@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lop_ray.algorithms import make_training
-from lop_ray.algorithms.ppo.training import PPOTraining, network_states
+from lop_ray.algorithms.ppo.training import PPOTraining
 from lop_ray.config.grid import load_grid, parse_assignment
 from lop_ray.interventions.base import Interventions
 from lop_ray.sweep import make_trials
-from tests.algorithms.small import train, without_times
+from tests.algorithms.small import assert_same_weights, train, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -36,13 +36,6 @@ def told(monkeypatch):
     tasks = []
     monkeypatch.setattr(Interventions, "at_task_change", lambda self, task: tasks.append(task))
     return tasks
-
-
-def assert_same_weights(a, b):
-    first, second = network_states(a), network_states(b)
-    for network in first:
-        for name, tensor in first[network].items():
-            assert torch.equal(tensor, second[network][name]), f"{network}.{name}"
 
 
 @pytest.mark.parametrize("flags", [(), (ONCE,), (ONCE, "slippery_ant.schedule.window_steps=400")])

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from lop_ray.algorithms import make_training
-from lop_ray.algorithms.ppo.training import network_states
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.networks import hidden_layers
-from tests.algorithms.small import small_trial, train
+from tests.algorithms.small import assert_same_weights, small_trial, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -50,10 +49,7 @@ def test_half_and_half_equals_straight_bit_for_bit(name: str) -> None:
     first, middle = train(trial, 2)
     second, resumed_end = train(trial, 3, state=middle)
     assert repr(straight) == repr(first + second)
-    expected, found = network_states(end), network_states(resumed_end)
-    for network, state in expected.items():
-        for key, value in state.items():
-            assert torch.equal(value, found[network][key]), f"{network}.{key}"
+    assert_same_weights(end, resumed_end)
 
 
 def test_killed_units_are_dead_in_the_policy_that_acts_and_in_the_rows() -> None:

@@ -12,7 +12,7 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
-from lop_ray.algorithms.divergence import check_finite, global_norm
+from lop_ray.algorithms.divergence import check_finite, clip_norm, global_norm
 from lop_ray.algorithms.optimizer import make_optimizer
 from lop_ray.algorithms.ppo.batch import (
     ACTIONS,
@@ -204,9 +204,7 @@ class PlasticityLearner(PPOTorchLearner):
         norm = global_norm(gradients)
         loss, self._grad_norm = torch.stack([self._loss, norm]).tolist()
         check_finite(loss, self._grad_norm, self._named_gradients, self.gradient_steps + 1)
-        limit = self.options.grad_clip
-        if limit is not None and self._grad_norm > limit:
-            torch._foreach_mul_(gradients, limit / (self._grad_norm + 1e-6))
+        clip_norm(gradients, self._grad_norm, self.options.grad_clip)
         return gradients_dict
 
     def _named_gradients(self) -> list[tuple[str, Tensor | None]]:

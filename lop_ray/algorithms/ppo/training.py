@@ -18,6 +18,7 @@ from lop_ray.algorithms.ppo.evaluation import Evaluation
 from lop_ray.algorithms.ppo.learner import PlasticityLearner
 from lop_ray.algorithms.ppo.options import PPOOptions
 from lop_ray.algorithms.spec import TrialSpec
+from lop_ray.algorithms.stored import to_bytes
 from lop_ray.algorithms.training import Rows
 
 
@@ -147,7 +148,7 @@ class PPOTraining:
             "runners": dict(runners),
             "diagnostics": {} if self.algorithm.diagnostics is None else self.algorithm.diagnostics.state_dict(),
         }
-        return {"training.pt": _to_bytes(training), "networks.pt": _to_bytes(networks)}
+        return {"training.pt": to_bytes(training), "networks.pt": to_bytes(networks)}
 
     def restore(self, files: Mapping[str, bytes]) -> None:
         """Continues from `state()`; call it on a fresh training only."""
@@ -191,9 +192,3 @@ def _what_was_sampled(runner: ArrayEnvRunner) -> tuple[list[FinishedEpisode], fl
 def _runner_state(runner: ArrayEnvRunner) -> tuple[int, dict[str, Any]]:
     state = runner.get_state(not_components=["rl_module"])
     return runner.worker_index or 0, state
-
-
-def _to_bytes(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lop_ray.algorithms.divergence import check_finite, global_norm
+from lop_ray.algorithms.divergence import check_finite, clip_norm, global_norm
 from lop_ray.algorithms.optimizer import make_optimizer
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.algorithms.supervised.examples import Examples
@@ -167,9 +167,7 @@ class Learner:
             numbers.append(total.detach())
         value, norm, *whole = torch.stack(numbers).tolist()
         check_finite(whole[0] if whole else value, norm, self.named_gradients, self.gradient_steps + 1)
-        limit = self.options.grad_clip
-        if limit is not None and norm > limit:
-            torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+        clip_norm(gradients, norm, self.options.grad_clip)
         if self._plain_sgd and len(gradients) == len(self.parameters):
             with torch.no_grad():  # what torch.optim.SGD does, without its preparations: a twentieth of a small step
                 torch._foreach_add_(self.parameters, gradients, alpha=-self.optimizer.param_groups[0]["lr"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lop_ray.algorithms.spec import TrialSpec
+from lop_ray.algorithms.stored import to_bytes
 from lop_ray.algorithms.supervised.diagnosis import SupervisedDiagnosis, measured_examples
 from lop_ray.algorithms.supervised.examples import Examples, Reading
 from lop_ray.algorithms.supervised.fresh import baseline_tasks, train_fresh
@@ -259,7 +260,7 @@ class SupervisedTraining:
             "diagnostics": {} if self.suite is None else self.suite.state_dict(),
         }
         networks = {name: unshared(network.state_dict()) for name, network in self.diagnosis.networks().items()}
-        return {"training.pt": _to_bytes(training), "networks.pt": _to_bytes(networks)}
+        return {"training.pt": to_bytes(training), "networks.pt": to_bytes(networks)}
 
     def restore(self, files: Mapping[str, bytes]) -> None:
         """Continues from `state()`; call it on a fresh training only."""
@@ -273,9 +274,3 @@ class SupervisedTraining:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _to_bytes(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
