@@ -149,58 +149,73 @@ def _product(values: Tensor, weight: Tensor, bias: Tensor | None, scratch: _Scra
     return found
 
 
-class _InPlaceRectifier(torch.autograd.Function):
-    """max(z, 0), written over z."""
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Tanh)
+"""Activation functions whose derivative can be read off what they put out."""
+
+
+def activate_(activation: nn.Module, values: Tensor) -> Tensor:
+    """One of `ACTIVATIONS`, written over `values`."""
+    if isinstance(activation, nn.Tanh):
+        return values.tanh_()
+    if isinstance(activation, nn.LeakyReLU):
+        return nn.functional.leaky_relu_(values, activation.negative_slope)
+    return values.relu_()
+
+
+def activation_gradient(activation: nn.Module, gradient: Tensor, activations: Tensor, out: Tensor) -> Tensor:
+    """The gradient in the pre-activations.
+
+    Args:
+        activation: One of `ACTIVATIONS`.
+        gradient: That in the activations.
+        activations: What it gave.
+        out: Is written over; may be `gradient`.
+
+    Returns:
+        `out`.
+    """
+    aten: Any = torch.ops.aten
+    if isinstance(activation, nn.Tanh):
+        return aten.tanh_backward.grad_input(gradient, activations, grad_input=out)
+    if isinstance(activation, nn.LeakyReLU):
+        slope = activation.negative_slope
+        return aten.leaky_relu_backward.grad_input(gradient, activations, slope, True, grad_input=out)
+    return aten.threshold_backward.grad_input(gradient, activations, 0.0, grad_input=out)
+
+
+class _InPlaceActivation(torch.autograd.Function):
+    """One of `ACTIVATIONS`, written over the pre-activations."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, scratch: _Scratch) -> Tensor:
-        ctx.mark_dirty(values.relu_())
+    def forward(ctx: Any, values: Tensor, activation: nn.Module, scratch: _Scratch) -> Tensor:
+        ctx.mark_dirty(activate_(activation, values))
         ctx.save_for_backward(values)
-        ctx.scratch = scratch
+        ctx.activation, ctx.scratch = activation, scratch
         return values
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (values,) = ctx.saved_tensors
         out = ctx.scratch.take("values", values, *values.shape)
-        return torch.ops.aten.threshold_backward.grad_input(gradient, values, 0.0, grad_input=out), None
-
-
-class _InPlaceTanh(torch.autograd.Function):
-    """tanh(z), written over z."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, scratch: _Scratch) -> Tensor:
-        ctx.mark_dirty(values.tanh_())
-        ctx.save_for_backward(values)
-        ctx.scratch = scratch
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (values,) = ctx.saved_tensors
-        out = ctx.scratch.take("values", values, *values.shape)
-        return torch.ops.aten.tanh_backward.grad_input(gradient, values, grad_input=out), None
+        return activation_gradient(ctx.activation, gradient, values, out), None, None
 
 
 class _StackedActivation(nn.Module):
-    """ReLU or tanh of what a stack of layers has just written."""
+    """One of `ACTIVATIONS` of what a stack of layers has just written."""
 
     def __init__(self, plain: nn.Module):
         super().__init__()
-        self._plain, self._scratch = type(plain)(), _Scratch()
+        self._plain, self._scratch = copy.deepcopy(plain), _Scratch()
+        if isinstance(self._plain, (nn.ReLU, nn.LeakyReLU)):
+            self._plain.inplace = False
 
     def forward(self, values: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            plain: Tensor = self._plain(values)
+            plain: Tensor = self._plain.forward(values)
             return plain
-        found: Tensor = _IN_PLACE[type(self._plain)].apply(values, self._scratch)
+        found: Tensor = _InPlaceActivation.apply(values, self._plain, self._scratch)
         return found
-
-
-_IN_PLACE: dict[type[nn.Module], Any] = {nn.ReLU: _InPlaceRectifier, nn.Tanh: _InPlaceTanh}
 
 
 class _StackedParametrized(nn.Module):
@@ -241,10 +256,10 @@ def _stacked_network(network: nn.Module, stacked: Mapping[str, Tensor]) -> nn.Mo
     used = 0
     for path, module in network.named_modules():
         own = {name: stacked[f"{path}.{name}"] for name, _ in module.named_parameters(recurse=_is_parametrized(module))}
-        if "parametrizations" in path or not (own or type(module) in _IN_PLACE):
+        if "parametrizations" in path or not (own or type(module) in ACTIVATIONS):
             continue
         weight, bias = own.get("weight"), own.get("bias")
-        if type(module) in _IN_PLACE:
+        if type(module) in ACTIVATIONS:
             made: nn.Module = _StackedActivation(module)
         elif type(module) is nn.Linear and weight is not None:
             made = _StackedLinear(weight, bias)

@@ -29,6 +29,21 @@ class Scaled(nn.Module):
         return values * self.scale
 
 
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "gelu"])
+def test_stacked_activations_have_the_gradients_of_single_networks(activation):
+    network = make_mlp(activation=activation).double().eval()
+    stacked = {name: torch.stack([p.detach(), 2 * p.detach() + 1]) for name, p in network.named_parameters()}
+    for leaf in stacked.values():
+        leaf.requires_grad_(True)
+    inputs = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    batched_forward(network, stacked, inputs[:2])(inputs).square().sum().backward()
+    for k in range(2):
+        single = {name: leaf.detach()[k].clone().requires_grad_(True) for name, leaf in stacked.items()}
+        torch.func.functional_call(network, single, (inputs,)).square().sum().backward()
+        for name, leaf in stacked.items():
+            torch.testing.assert_close(leaf.grad[k], single[name].grad)
+
+
 @pytest.mark.parametrize("normalisation", ["none", "layernorm", "rmsnorm"])
 def test_fully_connected_networks_multiply_stacks_of_matrices(normalisation):
     network = make_mlp(normalisation=normalisation).eval()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +19,9 @@ from lop_ray.algorithms.optimizer import make_optimizer
 from lop_ray.algorithms.supervised.examples import Examples
 from lop_ray.algorithms.supervised.learner import Learner, Steps
 from lop_ray.algorithms.supervised.networks import NAME
-from lop_ray.diagnostics.batched import is_elementwise
+from lop_ray.diagnostics.batched import ACTIVATIONS, activate_, activation_gradient, is_elementwise
 from lop_ray.interventions import LossStep
 from lop_ray.networks import MLP
-
-_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Tanh)
 
 STACK_BYTES = 16e6
 """On a CPU a stack takes in no more members than have weights, gradients and outputs of this size in all. Measured at
@@ -47,7 +44,7 @@ def refuse_unstackable(learner: Learner) -> None:
     for layer in layers:
         if layer.normalisation is not None:
             raise ValueError(f"{_REFUSED} needs network.normalisation none")
-        if type(layer.activation) not in _ACTIVATIONS:
+        if type(layer.activation) not in ACTIVATIONS:
             raise ValueError(f"{_REFUSED} needs network.activation relu, leaky_relu or tanh")
     plain = {id(module) for module in (network, network.body, network.head)}
     plain |= {id(module) for layer in layers for module in (layer.incoming, layer.activation)}
@@ -59,7 +56,7 @@ def refuse_unstackable(learner: Learner) -> None:
         or module._forward_pre_hooks
         or len(module._forward_hooks) > taps.get(id(module), 0)
         or list(module.buffers(recurse=False))
-        or type(module) not in (MLP, nn.Sequential, nn.Linear, *_ACTIVATIONS)
+        or type(module) not in (MLP, nn.Sequential, nn.Linear, *ACTIVATIONS)
     ]
     if changed:
         names = ", ".join(learner.interventions.members)
@@ -228,7 +225,7 @@ class Stack:
             shape = (len(weight), values.shape[1], weight.shape[1])
             out = weight.new_empty(shape) if last else self._take("out", i, shape, weight)
             torch.baddbmm(layer.bias.unsqueeze(1), seen[-1], weight.mT, out=out)
-            seen.append(out if last else _activate(self._activations[i], out))
+            seen.append(out if last else activate_(self._activations[i], out))
         if self._intervenes:
             for k, learner in enumerate(self._learners):
                 learner.interventions.show(NAME, [activations[k] for activations in seen[1:-1]])
@@ -242,7 +239,7 @@ class Stack:
             if i:
                 below = self._take("gradient", i % 2, seen[i].shape, layer.weight)
                 torch.bmm(gradient, layer.weight, out=below)
-                gradient = _derivative(self._activations[i - 1], below, seen[i])
+                gradient = activation_gradient(self._activations[i - 1], below, seen[i], out=below)
         return losses, outputs
 
     def _with_penalties(
@@ -285,26 +282,6 @@ class Stack:
         if kept is None or kept.shape != torch.Size(shape):
             kept = self._memory[name, layer] = like.new_empty(tuple(shape))
         return kept
-
-
-def _activate(activation: nn.Module, values: Tensor) -> Tensor:
-    """Written over `values`."""
-    if isinstance(activation, nn.Tanh):
-        return values.tanh_()
-    if isinstance(activation, nn.LeakyReLU):
-        return nn.functional.leaky_relu_(values, activation.negative_slope)
-    return values.relu_()
-
-
-def _derivative(activation: nn.Module, gradient: Tensor, activations: Tensor) -> Tensor:
-    """The gradient in the pre-activations, written over `gradient`; `activations` are what the layer gave."""
-    aten: Any = torch.ops.aten
-    if isinstance(activation, nn.Tanh):
-        return aten.tanh_backward.grad_input(gradient, activations, grad_input=gradient)
-    if isinstance(activation, nn.LeakyReLU):
-        slope = activation.negative_slope
-        return aten.leaky_relu_backward.grad_input(gradient, activations, slope, True, grad_input=gradient)
-    return aten.threshold_backward.grad_input(gradient, activations, 0.0, grad_input=gradient)
 
 
 def members_at_once(learner: Learner, count: int, batch_size: int) -> int:
