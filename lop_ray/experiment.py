@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its reporter prints failures
 from callbacks.dashboard import DashboardRows, TrialStatusGauge
 from callbacks.progress import Progress
 from lop_ray.algorithms import make_training
+from lop_ray.algorithms.registry import ALGORITHMS
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.algorithms.training import Training
 from lop_ray.algorithms.trial import RowListener
@@ -37,10 +38,6 @@ OBJECT_STORE_BYTES = 300 * 1024**2
 STOP_WAIT_S = 600
 """How long an interrupted trial may take to end its update and commit it. Tune alone would kill it after 10 s, and with
 it what came after the newest checkpoint."""
-
-
-REUSABLE = ("supervised",)
-"""Algorithms whose trials can follow one another in one process: they keep nothing outside their training."""
 
 
 @dataclass
@@ -216,7 +213,7 @@ def _tune(plan: Plan, progress: Progress) -> None:
             param_space={"spec": tune.grid_search([_as_config(group) for group in plan.groups])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=plan.max_concurrent,
-                reuse_actors=all(spec.algorithm in REUSABLE for spec in plan.to_run),
+                reuse_actors=not any(ALGORITHMS[spec.algorithm].in_rllib for spec in plan.to_run),
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -251,7 +248,7 @@ def _trial_name(trial: Any) -> str:
 
 
 def _make_training(spec: TrialSpec) -> Training:
-    if spec.algorithm == "supervised":
+    if not ALGORITHMS[spec.algorithm].in_rllib:
         return make_training(spec, [])  # without RLlib, which takes seconds to load
     from callbacks.plasticity import PlasticityCallback
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lop_ray.config import catalogue
+from lop_ray.algorithms.registry import ALGORITHMS
 from lop_ray.errors import UserError
 from lop_ray.results import Checkpoints, Store
 from lop_ray.sweep import Plan
@@ -167,7 +168,7 @@ def test_a_diagnostic_that_the_algorithm_cannot_serve(
 ) -> None:
     assert main([*SMALL, "--dry-run", "--set", "diagnostics.hessian_density={}"]) == 0
     capsys.readouterr()
-    monkeypatch.setattr(catalogue, "DIAGNOSABLE", {})
+    monkeypatch.setitem(ALGORITHMS, "ppo", replace(ALGORITHMS["ppo"], diagnosis=None))
     line = refused([*SMALL, "--set", "diagnostics.hessian_density={}"], capsys)
     assert line == (
         "error: diagnostics.hessian_density: needs batches and losses of the training, which algorithm 'ppo' does not "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from lop_ray.algorithms.registry import find, load
+
 if TYPE_CHECKING:
     from lop_ray.algorithms.spec import TrialSpec
     from lop_ray.algorithms.training import Training
@@ -27,12 +29,7 @@ def make_training(trial: TrialSpec, callbacks: list[type]) -> Training:
     Raises:
         ValueError: There is no such algorithm.
     """
-    if trial.algorithm == "ppo":
-        from lop_ray.algorithms.ppo.training import PPOTraining
-
-        return PPOTraining(trial, callbacks)
-    if trial.algorithm == "supervised":
-        from lop_ray.algorithms.supervised.training import SupervisedTraining
-
-        return SupervisedTraining(trial)
-    raise ValueError(f"unknown algorithm {trial.algorithm!r}; known: ppo, supervised")
+    algorithm = find(trial.algorithm)
+    make = load(algorithm.training)
+    training: Training = make(trial, callbacks) if algorithm.in_rllib else make(trial)
+    return training

@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from importlib import import_module
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lop_ray.algorithms.registry import find, load
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.diagnostics import Diagnosable
-
-STORED = {
-    "ppo": "lop_ray.algorithms.ppo.stored:StoredPPO",
-    "supervised": "lop_ray.algorithms.supervised.stored:StoredSupervised",
-}
-"""Where the class is that reads an algorithm's checkpoints; it takes the trial's specification and the files."""
 
 
 class StoredTraining(Diagnosable):
@@ -61,14 +55,9 @@ def open_training(trial: TrialSpec, files: Mapping[str, bytes]) -> StoredTrainin
 
     Raises:
         StoredVersionError: The files are another version's.
-        ValueError: The algorithm's checkpoints cannot be read.
+        ValueError: There is no such algorithm.
     """
-    if trial.algorithm not in STORED:
-        raise ValueError(
-            f"checkpoints of algorithm '{trial.algorithm}' cannot be diagnosed; known: {', '.join(STORED)}"
-        )
-    module, name = STORED[trial.algorithm].split(":")
-    make: Any = getattr(import_module(module), name)
+    make = load(find(trial.algorithm).stored)
     try:
         training: StoredTraining = make(trial, files)
     except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:

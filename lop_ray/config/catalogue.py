@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lop_ray.algorithms.registry import ALGORITHMS, load
 from lop_ray.config.yaml12 import Document, read_document
 from lop_ray.errors import UserError, unknown
 from lop_ray.options import Options
@@ -17,36 +17,19 @@ if TYPE_CHECKING:
     from lop_ray.diagnostics.base import DiagnosticOptions
     from lop_ray.diagnostics.boundaries import BoundaryOptions
 
-ALGORITHMS = {
-    "ppo": "lop_ray.algorithms.ppo.options:PPOOptions",
-    "supervised": "lop_ray.algorithms.supervised.options:SupervisedOptions",
-}
-"""Where the options of each algorithm are; also the name of its section in a grid file."""
-
-SUPERVISED = ("supervised",)
-"""Algorithms that learn from streams of tasks (`Problem.kind`); all others act in environments."""
-
-DIAGNOSABLE = {
-    "ppo": "lop_ray.algorithms.ppo.diagnosis:PPODiagnosis",
-    "supervised": "lop_ray.algorithms.supervised.diagnosis:SupervisedDiagnosis",
-}
-"""Where the class is that says what an algorithm offers to diagnostics (`lop_ray.diagnostics.Diagnosable`)."""
-
-CHECKS = {"supervised": "lop_ray.algorithms.supervised.check:check_trial"}
-"""Where the function is that refuses a trial which its algorithm cannot train, before anything runs."""
-
 VARIANTS_FILE = "variants.yaml"
 
 
 @cache
 def algorithms() -> dict[str, type[Options]]:
     """Options class of each algorithm, by name."""
-    return {name: _load(place) for name, place in ALGORITHMS.items()}
+    return {name: load(algorithm.options) for name, algorithm in ALGORITHMS.items()}
 
 
 def offers(algorithm: str) -> frozenset[str]:
     """What an algorithm offers to diagnostics besides networks and observations, as they name it in `needs`."""
-    found: frozenset[str] = _load(DIAGNOSABLE[algorithm]).offers() if algorithm in DIAGNOSABLE else frozenset()
+    diagnosis = ALGORITHMS[algorithm].diagnosis
+    found: frozenset[str] = load(diagnosis).offers() if diagnosis else frozenset()
     return found
 
 
@@ -56,22 +39,19 @@ def check_trial(trial: TrialSpec) -> None:
     Raises:
         UserError: It cannot.
     """
-    if trial.resources.seeds_per_trial > 1 and trial.algorithm not in SUPERVISED:
+    algorithm = ALGORITHMS[trial.algorithm]
+    if trial.resources.seeds_per_trial > 1 and not algorithm.batches_seeds:
+        able = " or ".join(name for name, each in ALGORITHMS.items() if each.batches_seeds)
         raise UserError(
             f"resources.seeds_per_trial = {trial.resources.seeds_per_trial}: seeds run as one batched network with "
-            f"algorithm {' or '.join(SUPERVISED)} alone, not with {trial.algorithm}; leave it out"
+            f"algorithm {able} alone, not with {trial.algorithm}; leave it out"
         )
-    if trial.algorithm not in CHECKS:
+    if algorithm.check is None:
         return
     try:
-        _load(CHECKS[trial.algorithm])(trial)
+        load(algorithm.check)(trial)
     except ValueError as error:
         raise UserError(f"variant {trial.variant}: {' '.join(str(error).split())}") from error
-
-
-def _load(place: str) -> Any:
-    module, attribute = place.split(":")
-    return getattr(import_module(module), attribute)
 
 
 @cache

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
+from lop_ray.algorithms.registry import ALGORITHMS
 from lop_ray.algorithms.spec import CheckpointOptions, OptimizerOptions, Resources, TrialSpec
 from lop_ray.config import catalogue
 from lop_ray.config.catalogue import VARIANTS_FILE
@@ -211,10 +212,10 @@ def _check_kind(problem: str, algorithm: str, blame: Blame) -> None:
     Raises:
         UserError: It cannot.
     """
-    if problem not in PROBLEMS or algorithm not in catalogue.algorithms():
+    if problem not in PROBLEMS or algorithm not in ALGORITHMS:
         return
     kind = PROBLEMS[problem].kind
-    fitting = [name for name in catalogue.algorithms() if (name in catalogue.SUPERVISED) == (kind == "stream")]
+    fitting = [name for name, each in ALGORITHMS.items() if each.learns_from == kind]
     if algorithm not in fitting:
         what = "a stream of supervised tasks" if kind == "stream" else "an environment to act in"
         raise UserError(
