@@ -12,6 +12,7 @@ from tests.analysis.store import write_slippery_store, write_spectra_store, writ
 from tests.analysis.test_mixture_figures import write_store as write_mixture_store
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+SLOW = ["slippery", "paper", "spectra", "coinrun"]  # fixtures that run a notebook each, of 10 to 30 s
 
 
 def execute(results: Path, out: Path, name: str) -> subprocess.CompletedProcess[str]:
@@ -95,11 +96,12 @@ def test_tables_give_seeds_intervals_and_provenance(outputs: list) -> None:
     assert "torch 2.13" in provenance
 
 
-@pytest.mark.parametrize("notebook", ["outputs", "slippery", "paper", "spectra", "coinrun"])
+@pytest.mark.parametrize("notebook", ["outputs", *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])
 def test_no_cell_warns(notebook: str, request: pytest.FixtureRequest) -> None:
     assert [output.text for output in request.getfixturevalue(notebook) if output.get("name") == "stderr"] == []
 
 
+@pytest.mark.slow
 def test_slippery_ant_draws_tasks_pairs_and_boundaries(slippery: list) -> None:
     # Return with boundaries, seed by seed, area by task, paired differences, margins and deaths at boundaries, dead.
     assert len(images_of(slippery)) == 7
@@ -113,6 +115,7 @@ def test_slippery_ant_draws_tasks_pairs_and_boundaries(slippery: list) -> None:
     assert "0123456789abcdef" in provenance
 
 
+@pytest.mark.slow
 def test_the_papers_figures_are_drawn(paper: list) -> None:
     # Return, spread, the four measures, weight change, paired differences, profile, lagged correlation.
     assert len(images_of(paper)) == 7
@@ -124,6 +127,7 @@ def test_the_papers_figures_are_drawn(paper: list) -> None:
     assert any("\\toprule" in output.text for output in paper if output.get("name") == "stdout")
 
 
+@pytest.mark.slow
 def test_spectra_are_drawn(spectra: list) -> None:
     # Hessian of both losses, gradient covariance, singular values, margins, one unit, dead.
     assert len(images_of(spectra)) == 7
@@ -133,6 +137,7 @@ def test_spectra_are_drawn(spectra: list) -> None:
     assert "torch 2.13" in provenance
 
 
+@pytest.mark.slow
 def test_coinrun_draws_the_sources_comparison(coinrun: list) -> None:
     # Both splits, bars, dead, sparsity, effective rank, singular values, norms, power iteration.
     assert len(images_of(coinrun)) == 8
