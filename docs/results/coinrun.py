@@ -29,6 +29,7 @@ LAYER = """
     SELECT variant, task, update, {} AS value FROM layers JOIN trials USING (trial_id)
     WHERE layer = ? AND update <= ? AND value IS NOT NULL ORDER BY ALL
 """
+CHANGES = "SELECT min(update) - 1 FROM updates WHERE task > 0 GROUP BY task ORDER BY task"
 COLUMNS = {
     "zero activations, FC (%)": "100 * (1 - activation_rate)",
     "units never active, FC (%)": "100.0 * dead / units",
@@ -49,7 +50,8 @@ def main(results: str) -> None:
         "return on held-out levels": store.execute(TESTED, [last]).df(),
         **{label: store.execute(LAYER.format(column), [LAST, last]).df() for label, column in COLUMNS.items()},
     }
-    _draw(panels)
+    changes = [update for (update,) in store.sql(CHANGES).fetchall()]
+    _draw(panels, changes)
     ((common,),) = store.sql("SELECT min(u) FROM (SELECT max(update) AS u FROM updates GROUP BY trial_id)").fetchall()
     print(f"all variants have {common} updates, the longest {last}\n")
     tasks = sorted(panels["return in training"]["task"].unique())
@@ -74,7 +76,7 @@ def _cell(label: str, own: DataFrame) -> str:
     return f"{late.mean():.2f}"
 
 
-def _draw(panels: dict[str, DataFrame]) -> None:
+def _draw(panels: dict[str, DataFrame], changes: list[int]) -> None:
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     grid = figure.subplots(2, 3).ravel()
     names = panels["return in training"]["variant"].unique()
@@ -85,7 +87,6 @@ def _draw(panels: dict[str, DataFrame]) -> None:
             if "error" in own:
                 low, high = own["value"] - own["error"], own["value"] + own["error"]
                 axes.fill_between(own["update"], low, high, color=looks[variant].get("color"), alpha=0.15, lw=0)
-        changes = frame.groupby("task")["update"].min().iloc[1:]
         for change in changes:
             axes.axvline(change, color="#777777", lw=0.8, ls=":")
         axes.set_title(label, fontsize=10)
