@@ -3,7 +3,8 @@
     python docs/results/adam_instability.py RESULTS
 
 By task: accuracy and loss on its examples after its last gradient step, beside those of newly drawn networks, and the
-share of hidden units that no example activates then. Thin lines are seeds.
+share of hidden units that no example activates then. Thin lines are seeds; trials that
+have not finished are left out.
 """
 
 import sys
@@ -17,7 +18,7 @@ from lop_ray.analysis.opening import open_grid
 from lop_ray.analysis.statistics import estimate
 from lop_ray.analysis.style import line_styles
 
-LATE = 5  # tasks whose mean is in the table
+LATE = 2  # tasks whose mean is in the table
 ROWS = """
     WITH ends AS (
         SELECT trial_id, task, 100.0 * sum(never_active) / sum(units) AS never_active
@@ -26,7 +27,8 @@ ROWS = """
     )
     SELECT variant, seed, task, 100 * final_accuracy AS accuracy, final_loss AS loss, never_active,
            100 * fresh_final_accuracy AS fresh_accuracy, fresh_final_loss AS fresh_loss
-    FROM tasks JOIN ends USING (trial_id, task) JOIN trials USING (trial_id) ORDER BY ALL
+    FROM tasks JOIN ends USING (trial_id, task) JOIN trials USING (trial_id)
+    WHERE status = 'finished' ORDER BY ALL
 """
 PANELS = {
     "accuracy": "accuracy at the task's end (%)",
