@@ -37,6 +37,9 @@ PANELS = {
 }
 
 
+LEGEND = "mean over seeds; diamonds: newly drawn networks on the same tasks"
+
+
 def main(results: str) -> None:
     """Draws and prints.
 
@@ -72,7 +75,8 @@ def _draw(rows: DataFrame) -> None:
                 axes.plot(fresh, "D", color=looks[variant]["color"], mfc="white", ms=5)
         axes.set_xlabel("task")
         axes.set_title(label, fontsize=10)
-    axes.legend(frameon=False, title="diamonds (left, middle): newly drawn")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, title=LEGEND)
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
 
 
