@@ -26,7 +26,7 @@ def trial_spec(cpus: int, diagnostics: bool) -> Any:
 
 
 def measure(cpus: int, updates: int, diagnostics: bool, floors: bool) -> dict[str, Any]:
-    """Seconds of a trial's updates, and of its floors taken in turn with it."""
+    """Seconds of a trial's updates, and of its floors taken in turn with it; medians, also of the ratios."""
     import ray
 
     from benchmarks.floors import fastest
@@ -51,7 +51,11 @@ def measure(cpus: int, updates: int, diagnostics: bool, floors: bool) -> dict[st
                 seconds.setdefault(key, []).append(value)
     result: dict[str, Any] = {key: statistics.median(values) for key, values in seconds.items()}
     result["steps_per_s"] = BATCH / result["trial"]
-    if floors:
+    if floors:  # update by update: what else the machine does changes from one to the next
+        pairs = {"of sampling": ("sampling", "sample"), "of update": ("update", "learn")}
+        for name, (floor, ours) in pairs.items():
+            ratio = [a / b for a, b in zip(seconds[floor], seconds[ours], strict=True)]
+            result[name] = statistics.median(ratio)
         result["of_floors"] = (result["sampling"] + result["update"]) / result["trial"]
     else:  # the floors' own memory would count
         result["rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -74,8 +78,8 @@ def ratios(rows: Rows) -> dict[str, float]:
     with_diagnostics = rows["one core, diagnostics every update"]
     found = {}
     for name in ("one core", "both cores"):
-        found[f"{name}: sampling floor / sampling"] = rows[name]["sampling"] / rows[name]["sample"]
-        found[f"{name}: update floor / update"] = rows[name]["update"] / rows[name]["learn"]
+        found[f"{name}: sampling floor / sampling"] = rows[name]["of sampling"]
+        found[f"{name}: update floor / update"] = rows[name]["of update"]
     found["diagnostics / update (one core)"] = with_diagnostics["diagnose"] / (
         with_diagnostics["trial"] - with_diagnostics["diagnose"]
     )
