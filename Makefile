@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/python -m lop_ray.figure ant_grid --results $(RESULTS)/demo --out $(RESULTS)/demo/ant_grid.png
 
 test: lint types test-fast
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

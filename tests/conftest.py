@@ -27,6 +27,11 @@ settings.register_profile("lop_ray", deadline=None, database=None, max_examples=
 settings.load_profile("lop_ray")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest comes first: of two processes, one would end with it alone."""
+    items.sort(key=lambda item: item.path.name != "test_reliability.py")
+
+
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory):
     """A small Ray in this process, with a bounded object store and a temporary folder of its own."""

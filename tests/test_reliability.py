@@ -197,8 +197,8 @@ def test_divergence_is_a_result(tmp_path):
 
 
 def test_an_interrupt_waits_for_an_update_that_takes_longer_than_tunes_own_patience(tmp_path):
-    # 10 s are Tune's; an update of 24,000 gradient steps takes longer.
-    slow = ["--set", "ppo.num_epochs=6000", "--variants", "std"]
+    # 10 s are Tune's; an update of 10,000 gradient steps takes longer.
+    slow = ["--set", "ppo.num_epochs=2500", "--variants", "std"]
     command = Command(tmp_path, *slow)
     process = command.start()
     deadline = time.monotonic() + LIMIT_S

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from ray import tune
 
 from lop_ray.algorithms.group import TrialGroup
@@ -42,6 +43,7 @@ class TuneTrial(tune.Trainable):
     ) -> None:
         """Starts or continues the trial whose specification is `config["spec"]`; under `others` there may be more."""
         assert make_training is not None
+        torch.set_flush_denormal(True)  # before torch makes threads, which would go on without; see lop_ray.denormals
         self._parts = store, make_training, make_listeners
         self._start(config)
 

@@ -30,6 +30,7 @@ from lop_ray.algorithms.ppo.module import ACTION_DISTRIBUTION, NETWORK_OUTPUTS, 
 from lop_ray.algorithms.ppo.networks import with_policy
 from lop_ray.algorithms.ppo.options import PPOOptions
 from lop_ray.algorithms.spec import TrialSpec
+from lop_ray.denormals import denormals_as_zero
 from lop_ray.interventions.base import Interventions, LossStep, Training
 from lop_ray.networks.view import trainable_weight
 from lop_ray.seeding import torch_generator
@@ -114,7 +115,8 @@ class PlasticityLearner(PPOTorchLearner):
         self.kept_fragments = kwargs["training_data"].episodes if self.keep_batch else []
         torch.set_num_threads(self.trial.resources.cpus)
         try:
-            results = super().update(*args, num_epochs=1, minibatch_size=None, **kwargs)
+            with denormals_as_zero():
+                results = super().update(*args, num_epochs=1, minibatch_size=None, **kwargs)
         finally:
             torch.set_num_threads(1)
         self.learn_s = time.perf_counter() - start

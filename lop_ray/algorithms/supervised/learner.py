@@ -16,6 +16,7 @@ from lop_ray.algorithms.supervised.examples import Examples
 from lop_ray.algorithms.supervised.networks import NAME, draw_classifier
 from lop_ray.algorithms.supervised.objective import Objective
 from lop_ray.algorithms.supervised.options import SupervisedOptions
+from lop_ray.denormals import denormals_as_zero
 from lop_ray.interventions import Interventions, LossStep, Training, make_interventions
 from lop_ray.networks import evaluation_mode, trainable_weight
 from lop_ray.seeding import torch_generator
@@ -132,6 +133,7 @@ class Learner:
         """The weights of all layers, without biases."""
         return [trainable_weight(m) for m in self.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
 
+    @denormals_as_zero()
     def train(self, batches: Iterable[Examples], inputs: Tensor | None, steps: Steps) -> None:
         """Gradient steps, one for each of `batches`.
 

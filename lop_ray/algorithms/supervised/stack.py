@@ -19,6 +19,7 @@ from lop_ray.algorithms.optimizer import make_optimizer
 from lop_ray.algorithms.supervised.examples import Examples
 from lop_ray.algorithms.supervised.learner import Learner, Steps
 from lop_ray.algorithms.supervised.networks import NAME
+from lop_ray.denormals import denormals_as_zero
 from lop_ray.diagnostics.batched import ACTIVATIONS, activate_, activation_gradient, is_elementwise
 from lop_ray.interventions import LossStep
 from lop_ray.networks import MLP
@@ -164,6 +165,7 @@ class Stack:
                     own = value.clone() if isinstance(value, Tensor) and parts is None else value
                     learner.optimizer.state[parameter][key] = own if parts is None else parts[name][k]
 
+    @denormals_as_zero()
     def train(
         self, batches: Iterable[tuple[Tensor, Tensor]], inputs: Sequence[Tensor | None], shown: Sequence[Steps]
     ) -> None:
