@@ -3,8 +3,7 @@
     python docs/results/adam_instability.py RESULTS
 
 By task: accuracy and loss on its examples after its last gradient step, beside those of newly drawn networks, and the
-share of hidden units that no example activates then. Thin lines are seeds; trials that
-have not finished are left out.
+share of hidden units that no example activates then. Thin lines are seeds; trials that have not finished are left out.
 """
 
 import sys
@@ -35,8 +34,6 @@ PANELS = {
     "loss": "cross-entropy at the task's end (nats)",
     "never_active": "units that no example activates (%)",
 }
-
-
 LEGEND = "mean over seeds; diamonds: newly drawn networks on the same tasks"
 
 

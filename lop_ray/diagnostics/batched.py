@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
+from lop_ray.networks.in_place import ACTIVATIONS, activate_, activation_gradient
+
 _ELEMENTWISE = {
     getattr(torch.optim, name) for name in "SGD Adam AdamW RMSprop Adagrad Adadelta Adamax NAdam RAdam".split()
 }
@@ -147,40 +149,6 @@ def _product(values: Tensor, weight: Tensor, bias: Tensor | None, scratch: _Scra
     scratch = scratch if torch.is_grad_enabled() else _Scratch()
     found: Tensor = _StackedProduct.apply(values, weight, bias, scratch)
     return found
-
-
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Tanh)
-"""Activation functions whose derivative can be read off what they put out."""
-
-
-def activate_(activation: nn.Module, values: Tensor) -> Tensor:
-    """One of `ACTIVATIONS`, written over `values`."""
-    if isinstance(activation, nn.Tanh):
-        return values.tanh_()
-    if isinstance(activation, nn.LeakyReLU):
-        return nn.functional.leaky_relu_(values, activation.negative_slope)
-    return values.relu_()
-
-
-def activation_gradient(activation: nn.Module, gradient: Tensor, activations: Tensor, out: Tensor) -> Tensor:
-    """The gradient in the pre-activations.
-
-    Args:
-        activation: One of `ACTIVATIONS`.
-        gradient: That in the activations.
-        activations: What it gave.
-        out: Is written over; may be `gradient`.
-
-    Returns:
-        `out`.
-    """
-    aten: Any = torch.ops.aten
-    if isinstance(activation, nn.Tanh):
-        return aten.tanh_backward.grad_input(gradient, activations, grad_input=out)
-    if isinstance(activation, nn.LeakyReLU):
-        slope = activation.negative_slope
-        return aten.leaky_relu_backward.grad_input(gradient, activations, slope, True, grad_input=out)
-    return aten.threshold_backward.grad_input(gradient, activations, 0.0, grad_input=out)
 
 
 class _InPlaceActivation(torch.autograd.Function):

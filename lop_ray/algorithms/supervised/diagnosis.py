@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,37 @@ from lop_ray.seeding import torch_generator
 
 if TYPE_CHECKING:
     from lop_ray.algorithms.supervised.examples import Examples, Reading
+    from lop_ray.algorithms.supervised.learner import Learner
     from lop_ray.algorithms.supervised.objective import Objective
-    from lop_ray.algorithms.supervised.training import SupervisedTraining
+
+
+class Diagnosed(Protocol):
+    """What is asked of a training.
+
+    Attributes:
+        learner: Whose classifier it is.
+        objective: What it minimises.
+        examples: The present task's.
+        reading: How they are shown.
+        task: Its number.
+        latest: The first gradient step of the latest update, counted from its task's first, and the one after its last.
+    """
+
+    learner: Learner
+    objective: Objective
+    examples: Examples
+    reading: Reading
+    task: int
+    latest: tuple[int, int]
+
+    @property
+    def at_task_end(self) -> bool:
+        """Whether the present task has been shown whole."""
+        ...
+
+    def examples_to_measure(self) -> Examples:
+        """The examples of the present task that diagnostics look at, latest last."""
+        ...
 
 
 class SupervisedDiagnosis(Diagnosable):
@@ -31,7 +60,7 @@ class SupervisedDiagnosis(Diagnosable):
             changes of task; what lies between is left out.
     """
 
-    def __init__(self, training: SupervisedTraining, most_steps: int):
+    def __init__(self, training: Diagnosed, most_steps: int):
         self._training, self._most_steps = training, most_steps
         self._initial: dict[str, nn.Module] = {}
 

@@ -20,9 +20,10 @@ from lop_ray.algorithms.supervised.examples import Examples
 from lop_ray.algorithms.supervised.learner import Learner, Steps
 from lop_ray.algorithms.supervised.networks import NAME
 from lop_ray.denormals import denormals_as_zero
-from lop_ray.diagnostics.batched import ACTIVATIONS, activate_, activation_gradient, is_elementwise
+from lop_ray.diagnostics.batched import is_elementwise
 from lop_ray.interventions import LossStep
 from lop_ray.networks import MLP
+from lop_ray.networks.in_place import ACTIVATIONS, activate_, activation_gradient
 
 STACK_BYTES = 16e6
 """On a CPU a stack takes in no more members than have weights, gradients and outputs of this size in all. Measured at
