@@ -11,8 +11,8 @@ from torch import Tensor
 from lop_ray.networks import hidden_layers, outgoing_columns, trainable_weight
 from tests.cases import INTERVENTIONS, NETWORKS, Trainer
 
-COMBINATIONS = pytest.mark.parametrize(
-    ("network", "intervention"), [(n, i) for n in NETWORKS for i in INTERVENTIONS], ids=lambda name: name
+ALL_NETWORKS = pytest.mark.parametrize(
+    "network", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("impala") else n for n in NETWORKS]
 )
 STEPS = 30
 
@@ -46,7 +46,8 @@ def _assert_identical(first: Any, second: Any) -> None:
         assert first == second
 
 
-@COMBINATIONS
+@pytest.mark.parametrize("intervention", INTERVENTIONS)
+@ALL_NETWORKS
 def test_continues_bit_for_bit_from_a_saved_state(network: str, intervention: str) -> None:
     case, spec = NETWORKS[network], INTERVENTIONS[intervention]
     straight = Trainer(case, spec)
@@ -63,7 +64,7 @@ def test_continues_bit_for_bit_from_a_saved_state(network: str, intervention: st
 
 
 @pytest.mark.parametrize("intervention", RENEWING)
-@pytest.mark.parametrize("network", NETWORKS)
+@ALL_NETWORKS
 def test_changes_only_the_units_that_it_renews(network: str, intervention: str) -> None:
     trainer = Trainer(NETWORKS[network], INTERVENTIONS[intervention])
     corrects = any(options.get("correct_next_bias") for options in INTERVENTIONS[intervention].values())
