@@ -39,6 +39,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lop_ray.denormals import denormals_as_zero
 from lop_ray.diagnostics.base import Diagnostic, DiagnosticOptions, Findings, NonFiniteError, Row, Subject
 from lop_ray.diagnostics.boundaries import BoundaryOptions, BoundaryWatch
 from lop_ray.diagnostics.diagnosable import ENTRIES, Diagnosable
@@ -134,6 +135,7 @@ class DiagnosticSuite:
         self.remember(update, training.networks())
         training.prepare(self.needs(update))
 
+    @denormals_as_zero()
     def diagnose(self, update: int, training: Diagnosable, observations: Tensor) -> Rows:
         """Measures everything that is due at `update` on a training that `prepare` was called for.
 

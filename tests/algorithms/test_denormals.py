@@ -73,6 +73,16 @@ def test_an_update_of_a_batch_of_seeds_leaves_none():
     assert computes_denormals()
 
 
+def test_measuring_counts_them_as_zero_too():
+    """A trial's process does throughout: what `lop_ray.diagnose` finds later must be the same."""
+    training = SupervisedTraining(trial(diagnostics={"weights": {}}, **SUPERVISED))
+    with torch.no_grad():
+        training.learner.network.hidden_layers()[0].incoming.weight.fill_(DENORMAL)
+    assert training.suite is not None
+    (row, *_) = training.suite.diagnose(1, training.diagnosis, torch.empty(0)).tables()["layers"]
+    assert row["weight_magnitude"] == 0
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_an_update_of_ppo_leaves_none():
