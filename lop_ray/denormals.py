@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+
+for _type in (np.float32, np.float64):
+    np.finfo(_type)  # kept by numpy; looked at for the first time while denormals are 0, it would warn
 
 
 @contextmanager
@@ -18,14 +22,19 @@ def denormals_as_zero() -> Iterator[None]:
     moves by lr m / (sqrt(v) + eps), so that what is left out is below 1e-30 of a step.
 
     It holds for the calling thread and for those that torch makes later, not for threads that torch has already: a
-    process that trains with several switches it on for good before torch makes them, with `torch.set_flush_denormal`.
+    process that trains with several calls `flush_denormals` before torch makes them.
     Where a CPU cannot do this, and on GPUs, nothing changes.
     """
     if (torch.tensor(torch.finfo(torch.float32).tiny) * 0.5).item() == 0:
         yield  # on already, and for longer
         return
-    torch.set_flush_denormal(True)
+    flush_denormals()
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+def flush_denormals() -> None:
+    """Denormals count as 0 from now on, in this thread and in those that torch makes from now on."""
+    torch.set_flush_denormal(True)

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from ray import tune
 
 from lop_ray.algorithms.group import TrialGroup
 from lop_ray.algorithms.spec import TrialSpec
 from lop_ray.algorithms.training import TrainingFactory
 from lop_ray.algorithms.trial import RowListener, Trial
+from lop_ray.denormals import flush_denormals
 from lop_ray.results import Store
 
 REPORT_EVERY_S = 1.0
@@ -43,7 +43,7 @@ class TuneTrial(tune.Trainable):
     ) -> None:
         """Starts or continues the trial whose specification is `config["spec"]`; under `others` there may be more."""
         assert make_training is not None
-        torch.set_flush_denormal(True)  # before torch makes threads, which would go on without; see lop_ray.denormals
+        flush_denormals()  # before torch makes threads, which would go on without
         self._parts = store, make_training, make_listeners
         self._start(config)
 

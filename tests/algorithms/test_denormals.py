@@ -1,5 +1,8 @@
 """Denormal numbers do not slow a training down: what decays towards them becomes 0, in every kind of training."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,6 +42,15 @@ def test_an_error_ends_it():
     with pytest.raises(ValueError, match="any"), denormals_as_zero():
         raise ValueError("any")
     assert computes_denormals()
+
+
+def test_scipy_loads_without_a_warning_meanwhile():
+    code = """
+from lop_ray.denormals import flush_denormals
+flush_denormals()
+import scipy.linalg, scipy.stats, scipy.sparse.linalg
+"""
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
 
 
 def die(network: MLP, optimizer: torch.optim.Optimizer) -> Tensor:
